@@ -1,0 +1,1 @@
+"""TimeSformer from scratch: the shared module behind the lessons."""

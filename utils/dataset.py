@@ -1,0 +1,122 @@
+"""Any collection of videos in one folder per class.
+
+    root/wave/anna_1.mp4
+    root/wave/ben_1.mp4
+    root/jump/anna_2.mp4      ->  classes ("jump", "wave")
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import safe_open, save_file
+from tqdm.auto import tqdm
+
+from utils.video import VIDEO_SUFFIXES, VideoError, read_frames
+
+
+class VideoFolder:
+    """A list of (clip, label) read from `root/<class>/<video>`; usable with a torch DataLoader.
+
+    Shapes: clip (num_frames, *size, 3) uint8 RGB, label an int that indexes `classes` (sorted, or
+    as given). `size`, `sampling` and `pad` as in `read_frames`. VideoError when the folder is
+    missing, has no class folders, holds an unknown class, or a class without a video.
+    """
+
+    def __init__(self, root, num_frames, size, sampling="uniform", pad=False, classes=None):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise VideoError(f"{self.root}: no such folder; it should hold one folder per class")
+        found = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if not found:
+            raise VideoError(f"{self.root}: holds no folders; it should hold one per class")
+        self.classes = tuple(classes or found)
+        if set(found) != set(self.classes):
+            odd = sorted(set(found) ^ set(self.classes))
+            raise VideoError(f"{self.root}: the folders and the classes {self.classes} differ in {odd}")
+        self.num_frames, self.size, self.sampling, self.pad = num_frames, size, sampling, pad
+        self.paths, self.labels = [], []
+        for label, name in enumerate(self.classes):
+            files = [p for p in sorted((self.root / name).iterdir())
+                     if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith(".")]  # fmt: skip
+            if not files:
+                raise VideoError(f"{self.root / name}: no video in this class folder")
+            self.paths += files
+            self.labels += [label] * len(files)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        clip = read_frames(self.paths[index], self.num_frames, self.size, self.sampling, self.pad)
+        return clip, self.labels[index]
+
+    def load(self, cache=None, progress=True):
+        """Decode everything: clips (n, num_frames, *size, 3) uint8 and labels (n,) int64.
+
+        With `cache` (a file) it is decoded once. The cache is rebuilt when a video was added,
+        removed or changed, when it is read in another way, or when the cache file is damaged. It
+        takes its name only when it is complete. Files that cannot be read are one VideoError
+        that lists them all.
+        """
+        fingerprint = self._fingerprint()
+        if cache is not None and (stored := _read_cache(cache, fingerprint)):
+            return stored
+        clips = self._decode(progress)
+        labels = np.array(self.labels, dtype=np.int64)
+        if cache is not None:
+            cache = Path(cache)
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            part = cache.with_name(f".{cache.name}.{os.getpid()}.part")
+            try:
+                metadata = {"fingerprint": fingerprint, "sha256": _digest(clips, labels)}
+                save_file({"clips": clips, "labels": labels}, part, metadata)
+                os.replace(part, cache)
+            finally:
+                part.unlink(missing_ok=True)
+        return clips, labels
+
+    def _decode(self, progress):
+        broken = []
+
+        def read(index):
+            try:
+                return self[index][0]
+            except VideoError as error:
+                broken.append(str(error))
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            work = pool.map(read, range(len(self)))
+            clips = list(tqdm(work, f"decoding {self.root.name}", len(self), unit="clip", disable=not progress, leave=False))
+        if broken:
+            raise VideoError(f"{len(broken)} of {len(self)} videos cannot be read:\n" + "\n".join(sorted(broken)))
+        return np.stack(clips)
+
+    def _fingerprint(self):
+        files = [(p.relative_to(self.root).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in self.paths]
+        how = (self.classes, self.num_frames, self.size, self.sampling, self.pad, cv2.__version__)
+        return hashlib.sha256(json.dumps([files, how]).encode()).hexdigest()
+
+
+def _digest(clips, labels):
+    digest = hashlib.sha256(np.ascontiguousarray(clips))
+    digest.update(labels)
+    return digest.hexdigest()
+
+
+def _read_cache(cache, fingerprint):
+    """The cached clips and labels, or None when they are missing, stale or damaged."""
+    try:
+        with safe_open(cache, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("fingerprint") != fingerprint:
+                return None
+            clips, labels = file.get_tensor("clips"), file.get_tensor("labels")
+    except (OSError, SafetensorError):
+        return None
+    return (clips, labels) if metadata.get("sha256") == _digest(clips, labels) else None

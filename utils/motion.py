@@ -1,0 +1,160 @@
+"""Synthetic motion clips: six classes that no single frame gives away.
+
+One two-tone object on a dark, textured background moves left, right, up or down, or comes
+nearer or goes away. Everything else (shape, colours, size, angle, start, texture) is drawn
+independently of the class, and the object's size in one frame follows the same distribution in
+every class. What leaves the frame on one side comes back on the other, so positions tell nothing.
+"""
+
+import json
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.video import write_video
+
+CLASSES = ("left", "right", "up", "down", "approach", "recede")
+SHAPES = ("disc", "square", "triangle", "cross", "ring", "bar", "diamond", "star")
+VELOCITY = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # row, column
+GROWTH = {"approach": 1, "recede": -1}
+
+
+def _covers(shape, x, y):
+    """Which of the points (x, y) a shape of radius 1 covers."""
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    match shape:
+        case "disc":
+            return radius < 0.9
+        case "square":
+            return np.maximum(abs(x), abs(y)) < 0.8
+        case "triangle":
+            return (y > -0.6) & (y < 0.95 - 1.75 * abs(x))
+        case "cross":
+            return (np.minimum(abs(x), abs(y)) < 0.33) & (np.maximum(abs(x), abs(y)) < 0.95)
+        case "ring":
+            return (radius < 0.95) & (radius > 0.45)
+        case "bar":
+            return (abs(x) < 0.95) & (abs(y) < 0.45)
+        case "diamond":
+            return abs(x) + abs(y) < 1
+        case "star":
+            return radius < 0.7 + 0.3 * np.cos(5 * angle)
+
+
+def _bright_colour(rng):
+    hsv = np.uint8([[[rng.integers(0, 180), rng.integers(60, 256), rng.integers(200, 256)]]])
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0] / 255
+
+
+def _dark_texture(rng, size):
+    blobs = cv2.resize(rng.uniform(0.05, 0.35, (5, 5, 3)), (size, size), interpolation=cv2.INTER_CUBIC)
+    return blobs + rng.normal(0, 0.02, (size, size, 1))
+
+
+def make_clip(label, rng, num_frames=8, size=32):
+    """One clip of class CLASSES[label].
+
+    Shapes: -> (num_frames, size, size, 3) uint8 RGB. Speed is 0.06 to 0.11 frame widths a frame;
+    zooming changes the size by a factor of 2 to 2.8 from the first frame to the last.
+    """
+    name = CLASSES[label]
+    moment = np.linspace(-0.5, 0.5, num_frames)  # 0 is the middle of the clip
+    speed, zoom, radius = rng.uniform(0.06, 0.11), rng.uniform(2, 2.8), rng.uniform(0.2, 0.29)
+    # A clip that does not zoom has the size of some moment of one that does: one frame's size
+    # then says nothing about its class.
+    frozen, start, turn = rng.choice(moment), rng.uniform(0, 1, 2), rng.uniform(0, 2 * np.pi)
+    scale = radius * zoom ** (GROWTH[name] * moment if name in GROWTH else np.full(num_frames, frozen))
+    centre = start + speed * np.arange(num_frames)[:, None] * np.array(VELOCITY.get(name, (0, 0)))
+
+    # Twice the resolution, averaged at the end, gives soft edges.
+    grid = (np.arange(2 * size) + 0.5) / (2 * size)
+    rows = (grid - centre[:, :1] + 0.5) % 1 - 0.5  # (frames, 2 * size), wrapped around the border
+    columns = (grid - centre[:, 1:] + 0.5) % 1 - 0.5
+    y, x = rows[:, :, None] / scale[:, None, None], columns[:, None, :] / scale[:, None, None]
+    x, y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    first, second, covered = x > 0, x <= 0, _covers(rng.choice(SHAPES), x, y)
+    alpha = [
+        (covered & half).reshape(num_frames, size, 2, size, 2).mean((2, 4))[..., None] for half in (first, second)
+    ]
+
+    clip = _dark_texture(rng, size) * (1 - alpha[0] - alpha[1])
+    clip = clip + alpha[0] * _bright_colour(rng) + alpha[1] * _bright_colour(rng)
+    clip = clip + rng.normal(0, 0.04, clip.shape)
+    return (clip.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def make_clips(n, seed, num_frames=8, size=32):
+    """n clips, the six classes in turn, in random order.
+
+    Shapes: -> clips (n, num_frames, size, size, 3) uint8 RGB, labels (n,) int64.
+    The same seed gives the same clips.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(n) % len(CLASSES))
+    return np.stack([make_clip(label, rng, num_frames, size) for label in labels]), labels
+
+
+def write_dataset(root, train=3000, test=600, seed=0, num_frames=8, size=32):
+    """Write the motion clips as .mp4 files: root/train/left/0000.mp4, … and root/test/….
+
+    Train and test come from different seeds. Safe to repeat: a folder that is already there and
+    was made with the same numbers is kept, one made with others is a ValueError. The folder
+    appears only when it is complete. Returns root.
+    """
+    root = Path(root)
+    recipe = dict(train=train, test=test, seed=seed, num_frames=num_frames, size=size)
+    note = root / "made_with.json"
+    if note.is_file() and json.loads(note.read_text()) == recipe:
+        return root
+    if root.exists():
+        raise ValueError(f"{root}: already there, and not made with {recipe}; delete it or choose another folder")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as part:
+        for split, (name, n) in enumerate([("train", train), ("test", test)]):
+            folders = [Path(part, root.name, name, label) for label in CLASSES]
+            for folder in folders:
+                folder.mkdir(parents=True)
+            clips, labels = make_clips(n, (seed, split), num_frames, size)
+            paths = [folders[label] / f"{number:04}.mp4" for number, label in enumerate(labels)]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(write_video, paths, clips))
+        Path(part, root.name, note.name).write_text(json.dumps(recipe))
+        os.rename(Path(part, root.name), root)
+    return root
+
+
+# What each way of turning a clip does to its class: the label after it, for each label before it.
+_RELABEL = {
+    how: np.array([CLASSES.index(swap.get(name, name)) for name in CLASSES])
+    for how, swap in {
+        "mirror": {"left": "right", "right": "left"},
+        "upside_down": {"up": "down", "down": "up"},
+        "transpose": {"left": "up", "up": "left", "right": "down", "down": "right"},
+        "reverse": {"left": "right", "right": "left", "up": "down", "down": "up",
+                    "approach": "recede", "recede": "approach"},
+    }.items()
+}  # fmt: skip
+_TURN = {
+    "mirror": lambda clips: clips[:, :, :, ::-1],
+    "upside_down": lambda clips: clips[:, :, ::-1],
+    "transpose": lambda clips: clips.swapaxes(2, 3),
+    "reverse": lambda clips: clips[:, ::-1],
+}
+
+
+def augment(clips, labels, rng):
+    """Turn each clip at random, and its label with it: a mirrored "left" is a "right".
+
+    Shapes: (b, t, size, size, 3) uint8 and (b,) -> the same. Each of four turns (mirror, upside
+    down, transpose, reverse in time) happens to each clip with probability one half.
+    """
+    clips, labels = clips.copy(), labels.copy()
+    for how, turn in _TURN.items():
+        chosen = rng.random(len(clips)) < 0.5
+        clips[chosen] = turn(clips[chosen])
+        labels[chosen] = _RELABEL[how][labels[chosen]]
+    return clips, labels

@@ -1,0 +1,242 @@
+"""Every figure of the course: one style, one colour map for amounts, one colour per class.
+
+Each function draws one figure; in a notebook it appears below the cell.
+"""
+
+import base64
+import io
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import HTML, Image
+from PIL import Image as Picture
+
+from utils.video import write_video
+
+COLOURS = ["#0b5394", "#e69138", "#38761d", "#a61c3c", "#674ea7", "#444444"]
+MARKS = ["o", "s", "^", "D", "v", "P"]  # so that lines can be told apart in greyscale
+CMAP = "viridis"
+plt.rcParams.update({
+    "figure.dpi": 100, "figure.constrained_layout.use": True, "font.size": 11, "axes.titlesize": 11,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "legend.frameon": False,
+    "axes.prop_cycle": plt.cycler(color=COLOURS), "image.cmap": CMAP,
+})  # fmt: skip
+
+
+def _array(values):
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+# The map of the model -------------------------------------------------------------------------
+
+_BOXES = {  # part: (text, left, bottom, width, height)
+    "frames": ("video file\n→ frames", 0.0, 0.5, 1.5, 1.0),
+    "tokens": ("patches +\npositions\n→ tokens", 1.9, 0.5, 1.5, 1.0),
+    "block": ("", 3.8, 0.0, 7.6, 2.0),
+    "prenorm": ("PreNorm", 4.0, 0.3, 1.3, 1.0),
+    "attention": ("attention", 5.45, 0.3, 1.5, 1.0),
+    "prenorm2": ("PreNorm", 7.4, 0.3, 1.3, 1.0),
+    "feedforward": ("FeedForward", 8.85, 0.3, 2.35, 1.0),
+    "geglu": ("GEGLU", 9.35, 0.36, 1.35, 0.4),
+    "head": ("class token\n→ head", 11.8, 0.5, 1.5, 1.0),
+    "predictions": ("softmax →\npredictions", 13.7, 0.5, 1.5, 1.0),
+}
+
+
+def model_map(*lit):
+    """The map of the model that opens every lesson, with the parts named in `lit` coloured.
+
+    Parts: frames, tokens, block, prenorm, attention, feedforward, geglu, head, predictions.
+    """
+    if unknown := set(lit) - _BOXES.keys():
+        raise ValueError(f"unknown parts {sorted(unknown)}; there are {', '.join(_BOXES)}")
+    lit = {*lit, *(["prenorm2"] if "prenorm" in lit else [])}
+    figure, axes = plt.subplots(figsize=(10, 1.65))
+    for part, (text, left, bottom, width, height) in _BOXES.items():
+        on = part in lit
+        axes.add_patch(plt.Rectangle(
+            (left, bottom), width, height, linewidth=1.2, edgecolor="#333333",
+            facecolor=("#f6b26b" if part != "block" else "#fff2e0") if on else "white",
+        ))  # fmt: skip
+        high = 1.03 if part == "feedforward" else bottom + height / 2
+        axes.text(left + width / 2, high, text, ha="center", va="center", fontsize=9, weight="bold" if on else "normal")
+    axes.text(7.6, 1.68, "block × depth: a step over time, a step over space, then the MLP", ha="center",
+              va="center", fontsize=9, weight="bold" if "block" in lit else "normal")  # fmt: skip
+    for start, end in ((1.5, 1.9), (3.4, 3.8), (11.4, 11.8), (13.3, 13.7), (6.95, 7.4)):
+        axes.annotate("", (end, 0.8 if start == 6.95 else 1), (start, 0.8 if start == 6.95 else 1),
+                      arrowprops=dict(arrowstyle="->", color="#333333"))  # fmt: skip
+    axes.set(xlim=(-0.1, 15.3), ylim=(-0.1, 2.1))
+    axes.axis("off")
+
+
+# Videos ---------------------------------------------------------------------------------------
+
+
+def frames(clips, titles=None, columns=None, numbers=None):
+    """Contact sheet: one row per clip, one column per frame; clips (n, t, height, width, 3) uint8.
+
+    A single clip (t, height, width, 3) works too. `titles` stand left of the rows, `numbers`
+    above the columns (the default counts from 0).
+    """
+    clips = [clips] if np.ndim(clips[0]) == 3 else list(clips)
+    t = columns or max(len(clip) for clip in clips)
+    height, width = clips[0].shape[1:3]
+    cell = min(1.6, 10 / t)
+    figure, axes = plt.subplots(len(clips), t, squeeze=False, figsize=(cell * t + 0.9, cell * len(clips) * height / width + 0.4))
+    for row, clip in enumerate(clips):
+        for column, ax in enumerate(axes[row]):
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if column < len(clip):
+                ax.imshow(clip[column], interpolation="nearest" if width < 100 else None)
+            if row == 0:
+                ax.set_title(f"{column if numbers is None else numbers[column]}", fontsize=9)
+        if titles is not None:
+            axes[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center")
+
+
+def play(clip, fps=8, width=320):
+    """A player for one clip, (t, height, width, 3) uint8, embedded as VP9 (browsers play it)."""
+    scale = max(1, round(width / clip.shape[2]))
+    large = np.asarray(clip).repeat(scale, axis=1).repeat(scale, axis=2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_video(Path(folder, "clip.mp4"), large, fps, codec="vp09") or Path(folder, "clip.mp4")
+        data = base64.b64encode(path.read_bytes()).decode()
+    return HTML(f'<video controls autoplay loop muted width="{large.shape[2]}" src="data:video/mp4;base64,{data}"></video>')
+
+
+def animate(clips, fps=6, width=96, columns=6):
+    """Small clips side by side as one GIF, which also moves on GitHub; (n, t, height, width, 3) uint8."""
+    scale = max(1, round(width / clips.shape[3]))
+    large = np.asarray(clips).repeat(scale, axis=2).repeat(scale, axis=3)
+    large = np.pad(large, ((0, 0), (0, 0), (3, 3), (3, 3), (0, 0)), constant_values=255)
+    rows = [np.concatenate(list(large[start : start + columns]), axis=2) for start in range(0, len(large), columns)]
+    pictures = [Picture.fromarray(picture).quantize(64) for picture in np.concatenate(rows, axis=1)]
+    file = io.BytesIO()
+    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
+    return Image(file.getvalue(), format="gif")
+
+
+def overlay(clip, maps, title=None, numbers=None):
+    """Where a map is high, on the frames: clip (t, height, width, 3) uint8, maps (t, h, w).
+
+    Upper row: the frames. Lower row: the frames, lit by the map (one scale for the whole clip).
+    """
+    maps = _array(maps)
+    t = len(clip)
+    figure, axes = plt.subplots(2, t, figsize=(min(1.6, 10 / t) * t + 1.1, 2 * min(1.6, 10 / t) + 0.7), squeeze=False)
+    for column in range(t):
+        for ax in axes[:, column]:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            ax.imshow(clip[column].mean(-1), cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
+        axes[0, column].imshow(clip[column], extent=(0, 1, 1, 0))
+        axes[0, column].set_title(f"{column if numbers is None else numbers[column]}", fontsize=9)
+        shown = axes[1, column].imshow(maps[column], vmin=0, vmax=maps.max(), alpha=0.65, extent=(0, 1, 1, 0))
+    figure.colorbar(shown, ax=axes, shrink=0.6, label="share")
+    if title:
+        figure.suptitle(title)
+
+
+def timeline(total, choices):
+    """Which frames each way of sampling takes: `choices` maps a name to frame indices."""
+    figure, axes = plt.subplots(figsize=(9, 0.5 * len(choices) + 0.9))
+    for row, (name, indices) in enumerate(choices.items()):
+        axes.hlines(row, 0, total - 1, color="#cccccc", linewidth=6, zorder=0)
+        axes.scatter(indices, [row] * len(indices), color=COLOURS[row % 6], marker="|", s=250, linewidth=3)
+    axes.set_yticks(range(len(choices)), choices)
+    axes.set(xlabel="frame", ylim=(len(choices) - 0.5, -0.5))
+    axes.spines["left"].set_visible(False)
+
+
+# Numbers --------------------------------------------------------------------------------------
+
+
+def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2)):
+    """One line per entry of `ys` (name -> values, or name -> several runs, all drawn)."""
+    figure, axes = plt.subplots(figsize=size)
+    for (name, y), colour, mark in zip(ys.items(), COLOURS, MARKS):
+        y = np.atleast_2d(_array(y))
+        for run, values in enumerate(y):
+            axes.plot(_array(x), values, color=colour, marker=mark if marks else None, markersize=4,
+                      alpha=1 if len(y) == 1 else 0.75, label=name if run == 0 else None)  # fmt: skip
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
+    if len(ys) > 1:
+        axes.legend()
+
+
+def bars(names, values, ylabel, title=None, size=(7, 3)):
+    """One bar per name, its value written on it."""
+    figure, axes = plt.subplots(figsize=size)
+    drawn = axes.bar(names, _array(values), color=COLOURS[0], width=0.6)
+    axes.bar_label(drawn, fmt="%.3g", padding=2)
+    axes.set(ylabel=ylabel, title=title)
+
+
+def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2, size=None):
+    """A small matrix as a heat map with its numbers written in."""
+    values = _array(values)
+    figure, axes = plt.subplots(figsize=size or (0.75 * len(columns) + 2.2, 0.5 * len(rows) + 1.6))
+    shown = axes.imshow(values, aspect="auto")
+    middle = (values.min() + values.max()) / 2
+    for row, column in np.ndindex(*values.shape):
+        dark = values[row, column] <= middle
+        axes.text(column, row, f"{values[row, column]:.{digits}f}", ha="center", va="center", color="white" if dark else "black")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return None if shown is None else None
+
+
+def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6):
+    """Large matrices side by side, without numbers, on one scale: name -> (rows, columns)."""
+    panels = {name: _array(values) for name, values in panels.items()}
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(size * columns + 0.8, size * rows), squeeze=False)
+    low, high = min(p.min() for p in panels.values()), max(p.max() for p in panels.values())
+    for ax in axes.flat:
+        ax.set_visible(False)
+    for ax, (name, values) in zip(axes.flat, panels.items()):
+        ax.set_visible(True)
+        shown = ax.imshow(values, vmin=low, vmax=high)
+        ax.set(title=name, xlabel=xlabel, ylabel=ylabel, xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
+
+
+def probabilities(clips, values, classes, truth=None):
+    """The middle frame of each clip over its class probabilities; values (n, num_classes)."""
+    values = _array(values)
+    figure, axes = plt.subplots(2, len(clips), figsize=(1.75 * len(clips) + 0.8, 3.6), squeeze=False, sharey="row",
+                                gridspec_kw=dict(height_ratios=(1, 1)))  # fmt: skip
+    for column, (clip, row) in enumerate(zip(clips, values)):
+        picture, chart = axes[0, column], axes[1, column]
+        picture.imshow(clip[len(clip) // 2])
+        picture.axis("off")
+        if truth is not None:
+            picture.set_title(classes[truth[column]])
+        chart.barh(range(len(classes)), row, color=[COLOURS[0] if p == row.max() else "#b7b7b7" for p in row])
+        chart.set_yticks(range(len(classes)), classes)
+        chart.set(xlim=(0, 1), xticks=[0, 1], xlabel="probability")
+        chart.invert_yaxis() if column == 0 else None
+
+
+def reliability(confidence, correct, bins=10):
+    """Calibration: mean confidence against accuracy in bins of confidence, with each bin's size."""
+    confidence, correct = _array(confidence), _array(correct).astype(float)
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
+    figure, (axes, counts) = plt.subplots(2, 1, figsize=(4.5, 4.2), sharex=True, gridspec_kw=dict(height_ratios=(3, 1)))
+    used = [k for k in range(bins) if (place == k).any()]
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="perfect")
+    axes.plot([confidence[place == k].mean() for k in used], [correct[place == k].mean() for k in used], "o-", label="model")
+    axes.set(ylabel="accuracy", ylim=(0, 1.02))
+    axes.legend()
+    counts.bar(edges[:-1] + 0.5 / bins, np.bincount(place, minlength=bins), width=0.8 / bins, color="#b7b7b7")
+    counts.set(xlabel="confidence (highest probability)", ylabel="clips", xlim=(0, 1), yscale="log")

@@ -1,0 +1,57 @@
+"""Attention rollout: how much of each patch of each frame reaches the class token.
+
+Source: Abnar and Zuidema 2020, arXiv 2005.00928, section 3, taken through the steps of a scheme.
+"""
+
+import torch
+from einops import rearrange, repeat
+
+from utils.training import to_video
+
+
+def step_matrix(step, patches, cls):
+    """One step's attention as a single matrix over all tokens of a clip, class token first.
+
+    Shapes: patches (1, t, h, w, dim), cls (1, dim) -> (1 + t*h*w, 1 + t*h*w), rows sum to 1. The
+    heads are averaged. A token that the step leaves out attends to itself; the class token's copies
+    are averaged, as the step averages their updates.
+    """
+    _, t, h, w, _ = patches.shape
+    tokens = rearrange(patches, f"b t h w d -> {step.pattern} d")
+    places = rearrange(torch.arange(1, t * h * w + 1).view(1, t, h, w), f"b t h w -> {step.pattern}")
+    if step.with_class:
+        tokens = torch.cat([repeat(cls, "1 d -> g 1 d", g=len(tokens)), tokens], dim=1)
+        places = torch.cat([torch.zeros(len(places), 1, dtype=torch.long), places], dim=1)
+    normed = step.attention.norm(tokens)
+    weights = step.attention.fn.weights(normed).mean(1)  # (groups, queries, keys)
+
+    size = 1 + t * h * w
+    matrix = torch.zeros(size, size)
+    for group, place in zip(weights, places):
+        matrix[place[:, None], place[None, :]] += group
+    if not step.with_class:
+        matrix[0, 0] = 1
+    return matrix / matrix.sum(-1, keepdim=True)  # the class token's row was added once per group
+
+
+@torch.no_grad()
+def attention_rollout(model, clip):
+    """Share of the class token's attention on each patch, through all steps and skip connections.
+
+    Shapes: one clip (t, height, width, 3) uint8 -> (t, h, w), summing to 1. Each skip connection
+    counts half, as in the source; feed-forward layers and values are not looked at, so this is a
+    map of where information may flow, not of what the model uses. ValueError for scheme "space",
+    whose frames do not meet.
+    """
+    if model.per_frame:
+        raise ValueError("attention rollout needs a class token that sees the whole clip; scheme 'space' has one per frame")
+    model.eval()
+    patches, cls = model.embedding(to_video(clip[None]))
+    total = torch.eye(1 + patches[0, ..., 0].numel())
+    for block in model.blocks:
+        for step in block.steps:
+            total = (0.5 * step_matrix(step, patches, cls) + 0.5 * torch.eye(len(total))) @ total
+            patches, cls = step(patches, cls)
+        patches, cls = patches + block.feed_forward(patches), cls + block.feed_forward(cls)
+    onto_patches = total[0, 1:].view(patches.shape[1:4])
+    return onto_patches / onto_patches.sum()

@@ -1,0 +1,242 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from utils.model import (
+    SCHEMES, Attention, AttentionStep, Block, FeedForward, Step, TimeSformer, attend, count_parameters,
+    multiply_adds, smooth_embedding, to_patches,
+)  # fmt: skip
+
+SMALL = dict(num_classes=5, image_size=(8, 12), num_frames=3, patch_size=4, dim=12, depth=2, heads=3)
+
+
+def awake(module):
+    """Random numbers in every parameter, so that nothing hides behind a zero."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return module.eval()
+
+
+def published_weights(model):
+    """Our weights under the names of transformers' TimesformerForVideoClassification."""
+    embedding, p = model.embedding, model.config["patch_size"]
+    dim = len(embedding.cls)
+    state = {
+        "timesformer.embeddings.cls_token": torch.zeros(1, 1, dim),
+        "timesformer.embeddings.position_embeddings": torch.cat([embedding.cls[None], embedding.space.flatten(0, 1)])[None],
+        "timesformer.embeddings.patch_embeddings.projection.weight": embedding.patches.weight.view(dim, 3, p, p),
+        "timesformer.embeddings.patch_embeddings.projection.bias": embedding.patches.bias,
+    }
+    if embedding.time is not None:
+        state["timesformer.embeddings.time_embeddings"] = embedding.time[None]
+
+    def copy(name, layer):
+        state[f"{name}.weight"], state[f"{name}.bias"] = layer.weight, layer.bias
+
+    for index, block in enumerate(model.blocks):
+        layer = f"timesformer.encoder.layer.{index}"
+        prefixes = [("temporal_attention", "temporal_layernorm")] if len(block.steps) == 2 else []
+        for step, (attention, norm) in zip(block.steps, prefixes + [("attention", "layernorm_before")]):
+            copy(f"{layer}.{norm}", step.attention.norm)
+            copy(f"{layer}.{attention}.attention.qkv", step.attention.fn.qkv)
+            copy(f"{layer}.{attention}.output.dense", step.attention.fn.out)
+        if prefixes:
+            copy(f"{layer}.temporal_dense", block.steps[0].project)
+        copy(f"{layer}.layernorm_after", block.feed_forward.norm)
+        copy(f"{layer}.intermediate.dense", block.feed_forward.fn.net[0])
+        copy(f"{layer}.output.dense", block.feed_forward.fn.net[3])
+    copy("timesformer.layernorm", model.norm)
+    copy("classifier", model.head)
+    return state
+
+
+@pytest.mark.parametrize("scheme", ["space", "joint", "divided"])
+@pytest.mark.parametrize(
+    "image_size, frames, patch_size, dim, depth, heads",
+    [(32, 4, 8, 48, 2, 4), (48, 5, 16, 36, 3, 3), (16, 3, 4, 20, 1, 1), (24, 8, 8, 64, 4, 8)],
+)
+def test_logits_equal_the_published_implementation(scheme, image_size, frames, patch_size, dim, depth, heads):
+    transformers = pytest.importorskip("transformers")
+    model = awake(TimeSformer(7, image_size, frames, patch_size, dim, depth, heads, scheme, activation="gelu"))
+    names = {"space": "space_only", "joint": "joint_space_time", "divided": "divided_space_time"}
+    config = transformers.TimesformerConfig(
+        image_size=image_size, patch_size=patch_size, num_frames=frames, hidden_size=dim, num_hidden_layers=depth,
+        num_attention_heads=heads, intermediate_size=dim * 4, attention_type=names[scheme], num_labels=7,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    published = transformers.TimesformerForVideoClassification(config).eval()
+    published.load_state_dict(published_weights(model))  # strict: every weight has its place
+    video = torch.randn(2, frames, 3, image_size, image_size)
+    with torch.no_grad():
+        ours, theirs = model(video), published(video).logits
+    if scheme == "space":  # theirs stops at one row of logits per frame; the head is linear, so average
+        theirs = theirs.view(2, frames, 7).mean(1)
+    scale = theirs.abs().max()
+    assert scale > 0.1
+    torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme, millions", [("space", 85.9), ("joint", 85.9), ("divided", 121.4)])
+def test_parameters_of_table_1(scheme, millions):
+    with torch.device("meta"):
+        model = TimeSformer(174, 224, 8, 16, 768, 12, 12, scheme, activation="gelu")
+    assert round(count_parameters(model) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("image_size, frames, tera", [(224, 8, 0.59), (448, 16, 5.11), (224, 96, 7.14)])
+def test_multiply_adds_of_the_published_models(image_size, frames, tera):
+    with torch.device("meta"):
+        model = TimeSformer(400, image_size, frames, 16, 768, 12, 12, activation="gelu")
+    assert round(multiply_adds(model, clips=3) / 1e12, 2) == tera
+
+
+def reach(step, t=3, h=2, w=3, dim=12):
+    """out-position x in-position: does the gradient arrive? The class token is position 0."""
+    patches, cls = torch.randn(1, t, h, w, dim).requires_grad_(), torch.randn(1, dim).requires_grad_()
+    out_patches, out_cls = step(patches, cls)
+    outs = torch.cat([out_cls[:, None], out_patches.flatten(1, 3)], 1)[0]
+    rows = []
+    for out in outs:
+        grads = torch.autograd.grad((out * torch.randn(dim)).sum(), [cls, patches], retain_graph=True, allow_unused=True)
+        g_cls, g_patches = (g if g is not None else torch.zeros_like(i) for g, i in zip(grads, (cls, patches)))
+        rows.append(torch.cat([g_cls[:, None], g_patches.flatten(1, 3)], 1)[0].abs().sum(-1) > 0)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("scheme, index", [(s, i) for s in SCHEMES for i in range(len(SCHEMES[s]))])
+def test_who_sees_whom(scheme, index):
+    step = SCHEMES[scheme][index]
+    seen = reach(awake(AttentionStep(12, 3, step)))
+    places = [(t, h, w) for t in range(3) for h in range(2) for w in range(3)]
+    same = {
+        "b (t h w)": lambda a, b: True,
+        "(b t) (h w)": lambda a, b: a[0] == b[0],
+        "(b h w) t": lambda a, b: a[1:] == b[1:],
+    }[step.pattern]
+    expected = torch.tensor([[same(a, b) for b in places] for a in places])
+    assert torch.equal(seen[1:, 1:], expected)
+    assert seen[0, 0]
+    assert seen[0, 1:].all() if step.with_class else not seen[0, 1:].any()
+    assert seen[1:, 0].all() if step.with_class else not seen[1:, 0].any()
+
+
+def test_clips_of_a_batch_never_mix():
+    for scheme in SCHEMES:
+        model = awake(TimeSformer(**SMALL, scheme=scheme))
+        video = torch.randn(4, 3, 3, 8, 12)
+        torch.testing.assert_close(model(video)[2:3], model(video[2:3]))
+
+
+def test_class_token_update_is_the_mean_over_frames():
+    step = awake(AttentionStep(12, 3, Step("(b t) (h w)")))
+    patches, cls = torch.randn(2, 3, 2, 3, 12), torch.randn(2, 12)
+    updates = [step(patches[:, [t]], cls)[1] - cls for t in range(3)]
+    torch.testing.assert_close(step(patches, cls)[1] - cls, torch.stack(updates).mean(0))
+
+
+def test_divided_starts_as_its_per_frame_model():
+    model = TimeSformer(**SMALL).eval()
+    video = torch.randn(2, 3, 3, 8, 12)
+    before = model(video)
+    for block in model.blocks:
+        assert block.steps[0].project.weight.abs().max() == 0
+        block.steps = block.steps[1:]
+    torch.testing.assert_close(model(video), before, rtol=0, atol=0)
+
+
+def test_divided_on_a_still_clip_starts_as_the_image_model():
+    """With one frame repeated and no time embedding, nothing but the frame is left to see."""
+    divided = TimeSformer(**SMALL).eval()
+    divided.embedding.time.data.zero_()
+    space = TimeSformer(**SMALL, scheme="space").eval()
+    weights = {name.replace("steps.1.", "steps.0."): value for name, value in divided.state_dict().items() if "steps.0." not in name}
+    weights.pop("embedding.time")
+    space.load_state_dict(weights)
+    still = torch.randn(2, 1, 3, 8, 12).expand(-1, 3, -1, -1, -1)
+    torch.testing.assert_close(divided(still), space(still))
+
+
+def test_time_step_learns_although_it_starts_at_zero():
+    model = TimeSformer(**SMALL)
+    model(torch.randn(2, 3, 3, 8, 12)).square().sum().backward()
+    assert all(block.steps[0].project.weight.grad.abs().max() > 0 for block in model.blocks)
+
+
+@pytest.mark.parametrize("scheme", ["joint", "divided"])
+def test_frame_order_is_told_by_time_embeddings_alone(scheme):
+    model = awake(TimeSformer(**SMALL, scheme=scheme))
+    video = torch.randn(2, 3, 3, 8, 12)
+    shuffled = video[:, [2, 0, 1]]
+    assert not torch.allclose(model(video), model(shuffled), atol=1e-3)
+    model.embedding.time.data.zero_()
+    torch.testing.assert_close(model(video), model(shuffled))
+
+
+def test_space_never_sees_the_order_of_frames():
+    model = awake(TimeSformer(**SMALL, scheme="space"))
+    video = torch.randn(2, 3, 3, 8, 12)
+    torch.testing.assert_close(model(video), model(video[:, [2, 0, 1]]))
+
+
+def test_attention_equals_torch():
+    q, k, v = torch.randn(3, 2, 3, 5, 7).unbind(0)
+    torch.testing.assert_close(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+    module, x = Attention(12, 3), torch.randn(2, 5, 12)
+    reference = nn.MultiheadAttention(12, 3, batch_first=True)
+    reference.in_proj_weight, reference.in_proj_bias, reference.out_proj = module.qkv.weight, module.qkv.bias, module.out
+    expected, weights = reference(x, x, x, average_attn_weights=False)
+    torch.testing.assert_close(module(x), expected)
+    torch.testing.assert_close(module.weights(x), weights)
+
+
+def test_patches_lose_nothing_and_match_a_convolution():
+    video = torch.randn(2, 3, 3, 8, 12)
+    patches = to_patches(video, 4)
+    assert patches.shape == (2, 3, 2, 3, 48)
+    conv = nn.Conv2d(3, 5, kernel_size=4, stride=4)
+    by_matrix = patches @ conv.weight.flatten(1).T + conv.bias
+    by_conv = conv(video.flatten(0, 1)).view(2, 3, 5, 2, 3).permute(0, 1, 3, 4, 2)
+    torch.testing.assert_close(by_matrix, by_conv, rtol=1e-4, atol=1e-5)
+
+
+def test_smooth_embedding_is_smooth():
+    rows = smooth_embedding(16, 400)
+    assert 0.7 < rows.std() < 1.4
+    near, far = (rows[1:] - rows[:-1]).norm(dim=1).mean(), (rows[8:] - rows[:-8]).norm(dim=1).mean()
+    assert near < far / 2
+
+
+def test_resize_keeps_the_model_and_fits_the_new_clip():
+    model = awake(TimeSformer(**SMALL))
+    same = {name: value.clone() for name, value in model.state_dict().items()}
+    model.resize((8, 12), 3)
+    torch.testing.assert_close(model.embedding.space.data, same["embedding.space"])
+    model.resize((16, 8), 5)
+    assert model(torch.randn(2, 5, 3, 16, 8)).shape == (2, 5)
+    assert model.embedding.space.shape == (4, 2, 12) and model.embedding.time.shape == (5, 12)
+    assert TimeSformer(**model.config).load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match="10 x 8 pixels.*patches of 4"):
+        model.resize((10, 8), 5)
+
+
+def test_errors_name_the_values():
+    model = TimeSformer(**SMALL)
+    with pytest.raises(ValueError, match=r"\(3, 3, 8, 12\).*\(4, 3, 8, 12\)"):
+        model(torch.randn(2, 4, 3, 8, 12))
+    with pytest.raises(ValueError, match="unknown scheme 'axal'.*divided"):
+        TimeSformer(**SMALL, scheme="axal")
+    with pytest.raises(ValueError, match="dim 12 .* 5 heads"):
+        Attention(12, 5)
+    with pytest.raises(ValueError, match="'relu'"):
+        FeedForward(12, activation="relu")
+    with pytest.raises(ValueError, match="9 x 12 pixels .* 4"):
+        TimeSformer(**SMALL | dict(image_size=(9, 12)))
+
+
+def test_dropout_only_while_training():
+    block = Block(12, 3, SCHEMES["divided"], dropout=0.5)
+    args = torch.randn(2, 3, 2, 3, 12), torch.randn(2, 12)
+    assert not torch.equal(block.train()(*args)[0], block(*args)[0])
+    assert torch.equal(block.eval()(*args)[0], block(*args)[0])
