@@ -106,8 +106,9 @@ def sample_indices(total, num_frames, sampling="uniform", seed=0):
         return order
     if sampling == "middle":
         return order + (total - num_frames) // 2
-    offset = 0.5 if sampling == "uniform" else np.random.default_rng(seed).uniform(0, 1, num_frames)
-    return ((order + offset) * total / num_frames).astype(np.int64)
+    if sampling == "random":  # segment i is [i * total // n, (i + 1) * total // n): never empty
+        return np.random.default_rng(seed).integers(order * total // num_frames, (order + 1) * total // num_frames)
+    return (2 * order + 1) * total // (2 * num_frames)
 
 
 def fit_frame(frame, size):
