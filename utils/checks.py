@@ -12,8 +12,12 @@ from torch.nn import functional as F
 
 def check_shape(tensor, shape, name="the result"):
     """AssertionError unless `tensor` has exactly this shape."""
-    assert isinstance(tensor, torch.Tensor), f"{name} should be a tensor, it is a {type(tensor).__name__}"
-    assert tuple(tensor.shape) == tuple(shape), f"{name} should have shape {tuple(shape)}, it has {tuple(tensor.shape)}"
+    assert isinstance(tensor, torch.Tensor), (
+        f"{name} should be a tensor, it is a {type(tensor).__name__}"
+    )
+    assert tuple(tensor.shape) == tuple(shape), (
+        f"{name} should have shape {tuple(shape)}, it has {tuple(tensor.shape)}"
+    )
 
 
 def _random(*shape, seed=0):
@@ -39,9 +43,15 @@ def check_prenorm(prenorm):
     assert seen, "fn was never called"
     assert len(seen) == 1, f"fn was called {len(seen)} times; once is enough"
     assert not _close(seen[0], x), "fn got x itself: normalise first, then call fn"
-    assert _close(seen[0], norm), "fn did not get LayerNorm(x): mean 0 and variance 1 over the last dimension of each token"
-    assert not _close(y, F.layer_norm(3 * norm + 2, (5,))), "you normalise after fn as well: that is post-norm"
-    assert _close(y, 3 * norm + 2), "the result should be fn(LayerNorm(x)); the skip connection is added outside"
+    assert _close(seen[0], norm), (
+        "fn did not get LayerNorm(x): mean 0 and variance 1 over the last dimension of each token"
+    )
+    assert not _close(y, F.layer_norm(3 * norm + 2, (5,))), (
+        "you normalise after fn as well: that is post-norm"
+    )
+    assert _close(y, 3 * norm + 2), (
+        "the result should be fn(LayerNorm(x)); the skip connection is added outside"
+    )
     assert _close(module(x, shift=1.0), y + 1), "extra arguments should be handed on to fn"
 
 
@@ -51,10 +61,16 @@ def check_geglu(geglu):
     value, gate = x[..., :5], x[..., 5:]
     y = geglu()(x)
     check_shape(y, (2, 3, 5), "GEGLU's output for an input of (2, 3, 10)")
-    assert not _close(y, gate * F.gelu(value)), "value and gate are swapped: the second half is the gate"
-    assert not _close(y, value * torch.sigmoid(gate)), "that is GLU: the gate goes through gelu, not sigmoid"
+    assert not _close(y, gate * F.gelu(value)), (
+        "value and gate are swapped: the second half is the gate"
+    )
+    assert not _close(y, value * torch.sigmoid(gate)), (
+        "that is GLU: the gate goes through gelu, not sigmoid"
+    )
     assert not _close(y, value * gate), "the gate needs its gelu"
-    assert not _close(y, x[..., ::2] * F.gelu(x[..., 1::2])), "split into a first and a second half, not even and odd entries"
+    assert not _close(y, x[..., ::2] * F.gelu(x[..., 1::2])), (
+        "split into a first and a second half, not even and odd entries"
+    )
     assert _close(y, value * F.gelu(gate)), "the result should be value * gelu(gate)"
 
 
@@ -64,16 +80,22 @@ def check_feedforward(feedforward):
     module = feedforward(5, mult=3, dropout=0.5).double()
     x = _random(2, 7, 5)
     check_shape(module(x), (2, 7, 5), "FeedForward's output for an input of (2, 7, 5)")
-    assert not _close(module.train()(x), module(x)), "with dropout=0.5 two training passes should differ"
+    assert not _close(module.train()(x), module(x)), (
+        "with dropout=0.5 two training passes should differ"
+    )
     y = module.eval()(x)
     assert _close(y, module(x)), "in eval mode dropout must do nothing"
     expected = (5 * 30 + 30) + (15 * 5 + 5)
     count = sum(p.numel() for p in module.parameters())
-    assert count == expected, f"for dim 5 and mult 3 there should be {expected} parameters, there are {count}"
+    assert count == expected, (
+        f"for dim 5 and mult 3 there should be {expected} parameters, there are {count}"
+    )
     changed = x.clone()
     changed[:, 3] += 1
     others = [0, 1, 2, 4, 5, 6]
-    assert _close(module(changed)[:, others], y[:, others]), "changing one token changed another: the MLP works on each token alone"
+    assert _close(module(changed)[:, others], y[:, others]), (
+        "changing one token changed another: the MLP works on each token alone"
+    )
 
 
 def check_attend(attend):
@@ -92,7 +114,9 @@ def check_attend(attend):
     }
     for message, weights in wrong.items():
         assert not _close(y, weights @ v), message
-    assert _close(y, F.scaled_dot_product_attention(q, k, v)), "the result should be softmax(q kᵀ / √d) v"
+    assert _close(y, F.scaled_dot_product_attention(q, k, v)), (
+        "the result should be softmax(q kᵀ / √d) v"
+    )
 
 
 def check_attention(attention):
@@ -108,14 +132,22 @@ def check_attention(attention):
     )
     changed = x.clone()
     changed[1] += 1
-    assert _close(module(changed)[0], y[0]), "changing one group changed another: groups must not see each other"
+    assert _close(module(changed)[0], y[0]), (
+        "changing one group changed another: groups must not see each other"
+    )
     changed = x.clone()
     changed[0, 2] += _random(12)
-    assert not _close(module(changed)[0, 0], y[0, 0]), "changing one token left the others as they were: nobody attends"
+    assert not _close(module(changed)[0, 0], y[0, 0]), (
+        "changing one token left the others as they were: nobody attends"
+    )
     if hasattr(module, "qkv") and hasattr(module, "out"):
         weight, bias = module.qkv.weight, module.qkv.bias
         reference = nn.MultiheadAttention(12, 3, batch_first=True, dtype=torch.float64)
-        reference.in_proj_weight, reference.in_proj_bias, reference.out_proj = weight, bias, module.out
+        reference.in_proj_weight, reference.in_proj_bias, reference.out_proj = (
+            weight,
+            bias,
+            module.out,
+        )
         assert _close(y, reference(x, x, x)[0]), (
             "with the same weights nn.MultiheadAttention gives another result: each head takes dim / heads "
             "neighbouring numbers, is scaled by √(dim / heads), and the heads are put back side by side"
@@ -131,7 +163,9 @@ def check_to_patches(to_patches):
     assert set(patches[1, 2, 1, 0].tolist()) == set(corner.flatten().tolist()), (
         "row 1, column 0 of the patch grid should hold the pixels of rows 2-3 and columns 0-1, and no others"
     )
-    assert torch.equal(patches[1, 2, 1, 0], corner.flatten()), "inside a patch the order is colour, row, column"
+    assert torch.equal(patches[1, 2, 1, 0], corner.flatten()), (
+        "inside a patch the order is colour, row, column"
+    )
 
 
 def _reach(module, t, h, w, dim):
@@ -141,7 +175,9 @@ def _reach(module, t, h, w, dim):
     reach = torch.zeros(t, h, w, t, h, w, dtype=torch.bool)
     probe = _random(dim, seed=2)
     for place in torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w)).tolist():
-        (gradient,) = torch.autograd.grad((out[0][tuple(place)] * probe).sum(), patches, retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            (out[0][tuple(place)] * probe).sum(), patches, retain_graph=True
+        )
         reach[tuple(place)] = gradient[0].abs().sum(-1) > 1e-12
     return reach
 
@@ -150,13 +186,21 @@ def check_time_step(module, dim=6):
     """A time step: (patches, cls) -> (patches, cls); only equal positions of different frames mix."""
     reach = _reach(module, 3, 2, 4, dim)
     same_place = torch.eye(8, dtype=torch.bool).view(1, 2, 4, 1, 2, 4)
-    assert not (reach & ~same_place).any(), "a patch reached another patch position: time attention stays in place"
-    assert reach.any((1, 2, 4, 5)).all(), "a patch did not reach its own position in every frame: does the step attend over t?"
+    assert not (reach & ~same_place).any(), (
+        "a patch reached another patch position: time attention stays in place"
+    )
+    assert reach.any((1, 2, 4, 5)).all(), (
+        "a patch did not reach its own position in every frame: does the step attend over t?"
+    )
 
 
 def check_space_step(module, dim=6):
     """A space step: (patches, cls) -> (patches, cls); only patches of the same frame mix."""
     reach = _reach(module, 3, 2, 4, dim)
     same_frame = torch.eye(3, dtype=torch.bool).view(3, 1, 1, 3, 1, 1)
-    assert not (reach & ~same_frame).any(), "a patch reached another frame: space attention stays within the frame"
-    assert (reach | ~same_frame).all(), "a patch did not reach every patch of its frame: does the step attend over h and w?"
+    assert not (reach & ~same_frame).any(), (
+        "a patch reached another frame: space attention stays within the frame"
+    )
+    assert (reach | ~same_frame).all(), (
+        "a patch did not reach every patch of its frame: does the step attend over h and w?"
+    )

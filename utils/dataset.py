@@ -1,8 +1,8 @@
 """Any collection of videos in one folder per class.
 
-    root/wave/anna_1.mp4
-    root/wave/ben_1.mp4
-    root/jump/anna_2.mp4      ->  classes ("jump", "wave")
+root/wave/anna_1.mp4
+root/wave/ben_1.mp4
+root/jump/anna_2.mp4      ->  classes ("jump", "wave")
 """
 
 import hashlib
@@ -32,13 +32,17 @@ class VideoFolder:
         self.root = Path(root)
         if not self.root.is_dir():
             raise VideoError(f"{self.root}: no such folder; it should hold one folder per class")
-        found = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        found = sorted(
+            p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")
+        )
         if not found:
             raise VideoError(f"{self.root}: holds no folders; it should hold one per class")
         self.classes = tuple(classes or found)
         if set(found) != set(self.classes):
             odd = sorted(set(found) ^ set(self.classes))
-            raise VideoError(f"{self.root}: the folders and the classes {self.classes} differ in {odd}")
+            raise VideoError(
+                f"{self.root}: the folders and the classes {self.classes} differ in {odd}"
+            )
         self.num_frames, self.size, self.sampling, self.pad = num_frames, size, sampling, pad
         self.paths, self.labels = [], []
         for label, name in enumerate(self.classes):
@@ -92,13 +96,27 @@ class VideoFolder:
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             work = pool.map(read, range(len(self)))
-            clips = list(tqdm(work, f"decoding {self.root.name}", len(self), unit="clip", disable=not progress, leave=False))
+            clips = list(
+                tqdm(
+                    work,
+                    f"decoding {self.root.name}",
+                    len(self),
+                    unit="clip",
+                    disable=not progress,
+                    leave=False,
+                )
+            )
         if broken:
-            raise VideoError(f"{len(broken)} of {len(self)} videos cannot be read:\n" + "\n".join(sorted(broken)))
+            raise VideoError(
+                f"{len(broken)} of {len(self)} videos cannot be read:\n" + "\n".join(sorted(broken))
+            )
         return np.stack(clips)
 
     def _fingerprint(self):
-        files = [(p.relative_to(self.root).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in self.paths]
+        files = [
+            (p.relative_to(self.root).as_posix(), p.stat().st_size, p.stat().st_mtime_ns)
+            for p in self.paths
+        ]
         how = (self.classes, self.num_frames, self.size, self.sampling, self.pad, cv2.__version__)
         return hashlib.sha256(json.dumps([files, how]).encode()).hexdigest()
 

@@ -47,7 +47,9 @@ def train_motion(seed, checkpoint=None, progress=True):
     model = TimeSformer(**MODEL)
     data = motion_data(progress=progress)
     started = time.perf_counter()
-    history = fit(model, data, **RECIPE, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress)
+    history = fit(
+        model, data, **RECIPE, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress
+    )
     return model, history, time.perf_counter() - started
 
 
@@ -80,12 +82,17 @@ def motion_seeds(seeds=range(5)):
         rows.append(row)
         results.write_text(json.dumps(dict(**setting, rows=rows), indent=1) + "\n")
         run.unlink()
-        print(f"seed {seed}: {row['test_accuracy']:.1%} of {len(test[1])} held-out clips, {row['seconds']} s", flush=True)
+        print(
+            f"seed {seed}: {row['test_accuracy']:.1%} of {len(test[1])} held-out clips, {row['seconds']} s",
+            flush=True,
+        )
 
 
 EXPERIMENTS = {"motion-seeds": motion_seeds}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=EXPERIMENTS)
     EXPERIMENTS[parser.parse_args().name]()

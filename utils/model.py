@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-
 # Lesson 02 ------------------------------------------------------------------------------------
 
 
@@ -115,7 +114,8 @@ class Attention(nn.Module):
 
     def split(self, x):
         """(groups, n, dim) -> queries, keys and values, (groups, heads, n, dim / heads) each."""
-        return rearrange(self.qkv(x), "g n (three heads d) -> three g heads n d", three=3, heads=self.heads)
+        qkv = self.qkv(x)  # (groups, n, 3 * dim)
+        return rearrange(qkv, "g n (three heads d) -> three g heads n d", three=3, heads=self.heads)
 
     def weights(self, x):
         """Who looks at whom: (groups, n, dim) -> (groups, heads, queries, keys)."""
@@ -135,7 +135,9 @@ def patch_grid(image_size, patch_size):
     """Rows and columns of the patch grid. ValueError when the patch size does not divide the frame."""
     height, width = image_size
     if height % patch_size or width % patch_size:
-        raise ValueError(f"frames of {height} x {width} pixels cannot be cut into patches of {patch_size}")
+        raise ValueError(
+            f"frames of {height} x {width} pixels cannot be cut into patches of {patch_size}"
+        )
     return height // patch_size, width // patch_size
 
 
@@ -146,7 +148,9 @@ def to_patches(video, patch_size):
     size does not divide the frame. Source: the paper, section 3, "Decomposition into patches".
     """
     patch_grid(video.shape[-2:], patch_size)
-    return rearrange(video, "b t c (h ph) (w pw) -> b t h w (c ph pw)", ph=patch_size, pw=patch_size)
+    return rearrange(
+        video, "b t c (h ph) (w pw) -> b t h w (c ph pw)", ph=patch_size, pw=patch_size
+    )
 
 
 def smooth_embedding(length, dim, waves=4):
@@ -267,8 +271,8 @@ class TimeSformer(nn.Module):
 
     `image_size` is the side of a square frame or (height, width), in pixels. `forward(video)`
     takes (b, t, c, height, width) float32, normalised, and returns logits (b, num_classes);
-    `forward_features(video)` returns (b, dim). ValueError for an unknown scheme and for a clip
-    of another size than the model's (see `resize`). Source: the paper, section 3.
+    `forward_features(video)` returns (b, dim). ValueError for an unknown scheme, and for a clip
+    of another size than the model's (see `resize_model`). Source: the paper, section 3.
     """
 
     def __init__(self, num_classes, image_size, num_frames, patch_size, dim, depth, heads,
@@ -279,10 +283,11 @@ class TimeSformer(nn.Module):
         self.config = dict(num_classes=num_classes, image_size=image_size, num_frames=num_frames,
                            patch_size=patch_size, dim=dim, depth=depth, heads=heads, scheme=scheme,
                            activation=activation, mult=mult, dropout=dropout)  # fmt: skip
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        self.num_frames = num_frames
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.clip_shape = (num_frames, 3, height, width)
         self.per_frame = scheme == "space"  # frames meet only at the very end
-        self.embedding = VideoEmbedding(self.image_size, num_frames, patch_size, dim, not self.per_frame)
+        with_time = not self.per_frame
+        self.embedding = VideoEmbedding((height, width), num_frames, patch_size, dim, with_time)
         self.blocks = nn.ModuleList(
             Block(dim, heads, SCHEMES[scheme], activation, mult, dropout) for _ in range(depth)
         )
@@ -290,41 +295,40 @@ class TimeSformer(nn.Module):
         self.head = nn.Linear(dim, num_classes)
 
     def forward_features(self, video):
-        expected = (self.num_frames, 3, *self.image_size)
-        if tuple(video.shape[1:]) != expected:
-            raise ValueError(
-                f"the model expects clips of (frames, channels, height, width) = {expected}, "
-                f"got {tuple(video.shape[1:])}; resize the clips, or the model with model.resize()"
-            )
-        b = len(video)
+        b, *shape = video.shape
+        if tuple(shape) != self.clip_shape:
+            raise ValueError(f"the model takes clips of (frames, channels, height, width) = "
+                             f"{self.clip_shape}, got {tuple(shape)}; see resize_model")  # fmt: skip
         if self.per_frame:
             video = rearrange(video, "b t c height width -> (b t) 1 c height width")
         patches, cls = self.embedding(video)
         for block in self.blocks:
             patches, cls = block(patches, cls)
-        cls = self.norm(cls)
-        return reduce(cls, "(b t) d -> b d", "mean", b=b)  # t is 1 unless frames were folded in
+        return reduce(self.norm(cls), "(b t) d -> b d", "mean", b=b)  # t is 1 unless folded in
 
     def forward(self, video):
         return self.head(self.forward_features(video))
 
-    @torch.no_grad()
-    def resize(self, image_size, num_frames):
-        """Adapt the model to clips of another size by interpolating its position embeddings.
 
-        All other weights stay as they are. Returns the model itself. ValueError when the patch
-        size does not divide the new image size. Source: the paper, section 4 (longer clips).
-        """
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        grid = patch_grid(size, self.embedding.patch_size)
-        space = F.interpolate(rearrange(self.embedding.space, "h w d -> 1 d h w"), grid, mode="bicubic")
-        self.embedding.space = nn.Parameter(rearrange(space, "1 d h w -> h w d"))
-        if not self.per_frame:
-            time = F.interpolate(rearrange(self.embedding.time, "t d -> 1 d t"), num_frames, mode="linear")
-            self.embedding.time = nn.Parameter(rearrange(time, "1 d t -> t d"))
-        self.image_size, self.num_frames = size, num_frames
-        self.config |= dict(image_size=image_size, num_frames=num_frames)
-        return self
+@torch.no_grad()
+def resize_model(model, image_size, num_frames):
+    """Adapt a model to clips of another size by interpolating its position embeddings.
+
+    All other weights stay as they are; the model is changed in place and returned. ValueError
+    when the patch size does not divide the new image size. Source: the paper, section 4.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    grid = patch_grid((height, width), model.embedding.patch_size)
+    space = rearrange(model.embedding.space, "h w d -> 1 d h w")
+    space = F.interpolate(space, grid, mode="bicubic")
+    model.embedding.space = nn.Parameter(rearrange(space, "1 d h w -> h w d"))
+    if not model.per_frame:
+        time = rearrange(model.embedding.time, "t d -> 1 d t")
+        time = F.interpolate(time, num_frames, mode="linear")
+        model.embedding.time = nn.Parameter(rearrange(time, "1 d t -> t d"))
+    model.clip_shape = (num_frames, 3, height, width)
+    model.config |= dict(image_size=image_size, num_frames=num_frames)
+    return model
 
 
 def count_parameters(model):
@@ -339,7 +343,7 @@ def multiply_adds(model, clips=1):
     """
     with torch.device("meta"):
         twin = TimeSformer(**model.config)
-        video = torch.empty(clips, twin.num_frames, 3, *twin.image_size)
+        video = torch.empty(clips, *twin.clip_shape)
     with FlopCounterMode(display=False) as counter:
         twin(video)
     return counter.get_total_flops() // 2  # it counts a multiply-add as two operations

@@ -51,7 +51,9 @@ def _bright_colour(rng):
 
 
 def _dark_texture(rng, size):
-    blobs = cv2.resize(rng.uniform(0.05, 0.35, (5, 5, 3)), (size, size), interpolation=cv2.INTER_CUBIC)
+    blobs = cv2.resize(
+        rng.uniform(0.05, 0.35, (5, 5, 3)), (size, size), interpolation=cv2.INTER_CUBIC
+    )
     return blobs + rng.normal(0, 0.02, (size, size, 1))
 
 
@@ -67,7 +69,9 @@ def make_clip(label, rng, num_frames=8, size=32):
     # A clip that does not zoom has the size of some moment of one that does: one frame's size
     # then says nothing about its class.
     frozen, start, turn = rng.choice(moment), rng.uniform(0, 1, 2), rng.uniform(0, 2 * np.pi)
-    scale = radius * zoom ** (GROWTH[name] * moment if name in GROWTH else np.full(num_frames, frozen))
+    scale = radius * zoom ** (
+        GROWTH[name] * moment if name in GROWTH else np.full(num_frames, frozen)
+    )
     centre = start + speed * np.arange(num_frames)[:, None] * np.array(VELOCITY.get(name, (0, 0)))
 
     # Twice the resolution, averaged at the end, gives soft edges.
@@ -78,7 +82,8 @@ def make_clip(label, rng, num_frames=8, size=32):
     x, y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
     first, second, covered = x > 0, x <= 0, _covers(rng.choice(SHAPES), x, y)
     alpha = [
-        (covered & half).reshape(num_frames, size, 2, size, 2).mean((2, 4))[..., None] for half in (first, second)
+        (covered & half).reshape(num_frames, size, 2, size, 2).mean((2, 4))[..., None]
+        for half in (first, second)
     ]
 
     clip = _dark_texture(rng, size) * (1 - alpha[0] - alpha[1])
@@ -111,7 +116,9 @@ def write_dataset(root, train=3000, test=600, seed=0, num_frames=8, size=32):
     if note.is_file() and json.loads(note.read_text()) == recipe:
         return root
     if root.exists():
-        raise ValueError(f"{root}: already there, and not made with {recipe}; delete it or choose another folder")
+        raise ValueError(
+            f"{root}: already there, and not made with {recipe}; delete it or choose another folder"
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as part:
         for split, (name, n) in enumerate([("train", train), ("test", test)]):

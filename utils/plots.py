@@ -62,7 +62,15 @@ def model_map(*lit):
             facecolor=("#f6b26b" if part != "block" else "#fff2e0") if on else "white",
         ))  # fmt: skip
         high = 1.03 if part == "feedforward" else bottom + height / 2
-        axes.text(left + width / 2, high, text, ha="center", va="center", fontsize=9, weight="bold" if on else "normal")
+        axes.text(
+            left + width / 2,
+            high,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9,
+            weight="bold" if on else "normal",
+        )
     axes.text(7.6, 1.68, "block × depth: a step over time, a step over space, then the MLP", ha="center",
               va="center", fontsize=9, weight="bold" if "block" in lit else "normal")  # fmt: skip
     for start, end in ((1.5, 1.9), (3.4, 3.8), (11.4, 11.8), (13.3, 13.7), (6.95, 7.4)):
@@ -85,7 +93,12 @@ def frames(clips, titles=None, columns=None, numbers=None):
     t = columns or max(len(clip) for clip in clips)
     height, width = clips[0].shape[1:3]
     cell = min(1.6, 10 / t)
-    figure, axes = plt.subplots(len(clips), t, squeeze=False, figsize=(cell * t + 0.9, cell * len(clips) * height / width + 0.4))
+    figure, axes = plt.subplots(
+        len(clips),
+        t,
+        squeeze=False,
+        figsize=(cell * t + 0.9, cell * len(clips) * height / width + 0.4),
+    )
     for row, clip in enumerate(clips):
         for column, ax in enumerate(axes[row]):
             ax.set(xticks=[], yticks=[])
@@ -103,9 +116,13 @@ def play(clip, fps=8, width=320):
     scale = max(1, round(width / clip.shape[2]))
     large = np.asarray(clip).repeat(scale, axis=1).repeat(scale, axis=2)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_video(Path(folder, "clip.mp4"), large, fps, codec="vp09") or Path(folder, "clip.mp4")
+        path = write_video(Path(folder, "clip.mp4"), large, fps, codec="vp09") or Path(
+            folder, "clip.mp4"
+        )
         data = base64.b64encode(path.read_bytes()).decode()
-    return HTML(f'<video controls autoplay loop muted width="{large.shape[2]}" src="data:video/mp4;base64,{data}"></video>')
+    return HTML(
+        f'<video controls autoplay loop muted width="{large.shape[2]}" src="data:video/mp4;base64,{data}"></video>'
+    )
 
 
 def animate(clips, fps=6, width=96, columns=6):
@@ -113,10 +130,15 @@ def animate(clips, fps=6, width=96, columns=6):
     scale = max(1, round(width / clips.shape[3]))
     large = np.asarray(clips).repeat(scale, axis=2).repeat(scale, axis=3)
     large = np.pad(large, ((0, 0), (0, 0), (3, 3), (3, 3), (0, 0)), constant_values=255)
-    rows = [np.concatenate(list(large[start : start + columns]), axis=2) for start in range(0, len(large), columns)]
+    rows = [
+        np.concatenate(list(large[start : start + columns]), axis=2)
+        for start in range(0, len(large), columns)
+    ]
     pictures = [Picture.fromarray(picture).quantize(64) for picture in np.concatenate(rows, axis=1)]
     file = io.BytesIO()
-    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
+    pictures[0].save(
+        file, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0
+    )
     return Image(file.getvalue(), format="gif")
 
 
@@ -127,7 +149,9 @@ def overlay(clip, maps, title=None, numbers=None):
     """
     maps = _array(maps)
     t = len(clip)
-    figure, axes = plt.subplots(2, t, figsize=(min(1.6, 10 / t) * t + 1.1, 2 * min(1.6, 10 / t) + 0.7), squeeze=False)
+    figure, axes = plt.subplots(
+        2, t, figsize=(min(1.6, 10 / t) * t + 1.1, 2 * min(1.6, 10 / t) + 0.7), squeeze=False
+    )
     for column in range(t):
         for ax in axes[:, column]:
             ax.set(xticks=[], yticks=[])
@@ -135,7 +159,9 @@ def overlay(clip, maps, title=None, numbers=None):
             ax.imshow(clip[column].mean(-1), cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
         axes[0, column].imshow(clip[column], extent=(0, 1, 1, 0))
         axes[0, column].set_title(f"{column if numbers is None else numbers[column]}", fontsize=9)
-        shown = axes[1, column].imshow(maps[column], vmin=0, vmax=maps.max(), alpha=0.65, extent=(0, 1, 1, 0))
+        shown = axes[1, column].imshow(
+            maps[column], vmin=0, vmax=maps.max(), alpha=0.65, extent=(0, 1, 1, 0)
+        )
     figure.colorbar(shown, ax=axes, shrink=0.6, label="share")
     if title:
         figure.suptitle(title)
@@ -146,7 +172,9 @@ def timeline(total, choices):
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(choices) + 0.9))
     for row, (name, indices) in enumerate(choices.items()):
         axes.hlines(row, 0, total - 1, color="#cccccc", linewidth=6, zorder=0)
-        axes.scatter(indices, [row] * len(indices), color=COLOURS[row % 6], marker="|", s=250, linewidth=3)
+        axes.scatter(
+            indices, [row] * len(indices), color=COLOURS[row % 6], marker="|", s=250, linewidth=3
+        )
     axes.set_yticks(range(len(choices)), choices)
     axes.set(xlabel="frame", ylim=(len(choices) - 0.5, -0.5))
     axes.spines["left"].set_visible(False)
@@ -184,7 +212,14 @@ def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2
     middle = (values.min() + values.max()) / 2
     for row, column in np.ndindex(*values.shape):
         dark = values[row, column] <= middle
-        axes.text(column, row, f"{values[row, column]:.{digits}f}", ha="center", va="center", color="white" if dark else "black")
+        axes.text(
+            column,
+            row,
+            f"{values[row, column]:.{digits}f}",
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+        )
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -198,7 +233,9 @@ def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6):
     panels = {name: _array(values) for name, values in panels.items()}
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(size * columns + 0.8, size * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size * columns + 0.8, size * rows), squeeze=False
+    )
     low, high = min(p.min() for p in panels.values()), max(p.max() for p in panels.values())
     for ax in axes.flat:
         ax.set_visible(False)
@@ -221,7 +258,11 @@ def probabilities(clips, values, classes, truth=None):
         picture.axis("off")
         if truth is not None:
             picture.set_title(classes[truth[column]])
-        chart.barh(range(len(classes)), row, color=[COLOURS[0] if p == row.max() else "#b7b7b7" for p in row])
+        chart.barh(
+            range(len(classes)),
+            row,
+            color=[COLOURS[0] if p == row.max() else "#b7b7b7" for p in row],
+        )
         chart.set_yticks(range(len(classes)), classes)
         chart.set(xlim=(0, 1), xticks=[0, 1], xlabel="probability")
         chart.invert_yaxis() if column == 0 else None
@@ -232,11 +273,23 @@ def reliability(confidence, correct, bins=10):
     confidence, correct = _array(confidence), _array(correct).astype(float)
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
-    figure, (axes, counts) = plt.subplots(2, 1, figsize=(4.5, 4.2), sharex=True, gridspec_kw=dict(height_ratios=(3, 1)))
+    figure, (axes, counts) = plt.subplots(
+        2, 1, figsize=(4.5, 4.2), sharex=True, gridspec_kw=dict(height_ratios=(3, 1))
+    )
     used = [k for k in range(bins) if (place == k).any()]
     axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="perfect")
-    axes.plot([confidence[place == k].mean() for k in used], [correct[place == k].mean() for k in used], "o-", label="model")
+    axes.plot(
+        [confidence[place == k].mean() for k in used],
+        [correct[place == k].mean() for k in used],
+        "o-",
+        label="model",
+    )
     axes.set(ylabel="accuracy", ylim=(0, 1.02))
     axes.legend()
-    counts.bar(edges[:-1] + 0.5 / bins, np.bincount(place, minlength=bins), width=0.8 / bins, color="#b7b7b7")
+    counts.bar(
+        edges[:-1] + 0.5 / bins,
+        np.bincount(place, minlength=bins),
+        width=0.8 / bins,
+        color="#b7b7b7",
+    )
     counts.set(xlabel="confidence (highest probability)", ylabel="clips", xlim=(0, 1), yscale="log")

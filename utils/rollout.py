@@ -18,7 +18,9 @@ def step_matrix(step, patches, cls):
     """
     _, t, h, w, _ = patches.shape
     tokens = rearrange(patches, f"b t h w d -> {step.pattern} d")
-    places = rearrange(torch.arange(1, t * h * w + 1).view(1, t, h, w), f"b t h w -> {step.pattern}")
+    places = rearrange(
+        torch.arange(1, t * h * w + 1).view(1, t, h, w), f"b t h w -> {step.pattern}"
+    )
     if step.with_class:
         tokens = torch.cat([repeat(cls, "1 d -> g 1 d", g=len(tokens)), tokens], dim=1)
         places = torch.cat([torch.zeros(len(places), 1, dtype=torch.long), places], dim=1)
@@ -44,7 +46,9 @@ def attention_rollout(model, clip):
     whose frames do not meet.
     """
     if model.per_frame:
-        raise ValueError("attention rollout needs a class token that sees the whole clip; scheme 'space' has one per frame")
+        raise ValueError(
+            "attention rollout needs a class token that sees the whole clip; scheme 'space' has one per frame"
+        )
     model.eval()
     patches, cls = model.embedding(to_video(clip[None]))
     total = torch.eye(1 + patches[0, ..., 0].numel())

@@ -27,7 +27,9 @@ def to_video(clips):
     """Raw frames to model input: (b, t, height, width, 3) uint8 -> (b, t, c, height, width) float32."""
     video = torch.as_tensor(np.ascontiguousarray(clips))
     if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[-1] != 3:
-        raise ValueError(f"clips are (b, t, height, width, 3) uint8, got {tuple(video.shape)} {video.dtype}")
+        raise ValueError(
+            f"clips are (b, t, height, width, 3) uint8, got {tuple(video.shape)} {video.dtype}"
+        )
     return (rearrange(video, "b t height width c -> b t c height width").float() / 255 - MEAN) / STD
 
 
@@ -84,7 +86,9 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     if checkpoint is not None and Path(checkpoint).exists():
         first, history, sums = load_run(checkpoint, model, optimizer, run)
 
-    bar = tqdm(total=steps, initial=first, desc="training", unit="step", disable=not progress, leave=False)
+    bar = tqdm(
+        total=steps, initial=first, desc="training", unit="step", disable=not progress, leave=False
+    )
     model.train()
     for step in range(first, steps):
         epoch, position = divmod(step, per_epoch)
@@ -113,12 +117,18 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
 
         sums = [sums[0] + loss.item(), sums[1] + (logits.argmax(-1) == targets).sum().item()]
         if position == per_epoch - 1:
-            row = dict(epoch=epoch + 1, loss=sums[0] / per_epoch, accuracy=sums[1] / (per_epoch * batch_size))
+            row = dict(
+                epoch=epoch + 1,
+                loss=sums[0] / per_epoch,
+                accuracy=sums[1] / (per_epoch * batch_size),
+            )
             if test is not None:
                 row["test_accuracy"] = evaluate(model, test)
             history.append(row)
             sums = [0.0, 0]
-            bar.set_postfix({name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})
+            bar.set_postfix(
+                {name: f"{value:.3f}" for name, value in row.items() if name != "epoch"}
+            )
         bar.update()
         if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == steps):
             save_run(checkpoint, model, optimizer, run, step + 1, history, sums)
@@ -153,26 +163,38 @@ def load_run(path, model, optimizer, run):
     """Put a saved run back into `model` and `optimizer`; returns its step, history and sums."""
     tensors, metadata = _open(path)
     if "place" not in metadata:
-        raise ValueError(f"{path}: holds a model, not a training run to go on with; choose another file name")
+        raise ValueError(
+            f"{path}: holds a model, not a training run to go on with; choose another file name"
+        )
     place = json.loads(metadata["place"])
     if place["run"] != json.loads(json.dumps(run)):
         was = {name: value for name, value in place["run"].items() if run.get(name) != value}
-        raise ValueError(f"{path}: holds another training run (there: {was}); delete it or choose another file")
+        raise ValueError(
+            f"{path}: holds another training run (there: {was}); delete it or choose another file"
+        )
     model.load_state_dict(
-        {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        {
+            name.removeprefix("model."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("model.")
+        }
     )
     state = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, field = name.split(".")
             state.setdefault(int(index), {})[field] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     return place["step"], place["history"], place["sums"]
 
 
 def save_model(model, path, **notes):
     """Save weights, sizes and `notes` (class names, accuracy, …; anything JSON can hold)."""
-    _save_atomically(model.state_dict(), path, {"config": json.dumps(model.config), "notes": json.dumps(notes)})
+    _save_atomically(
+        model.state_dict(), path, {"config": json.dumps(model.config), "notes": json.dumps(notes)}
+    )
 
 
 def load_model(path):

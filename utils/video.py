@@ -107,7 +107,9 @@ def sample_indices(total, num_frames, sampling="uniform", seed=0):
     if sampling == "middle":
         return order + (total - num_frames) // 2
     if sampling == "random":  # segment i is [i * total // n, (i + 1) * total // n): never empty
-        return np.random.default_rng(seed).integers(order * total // num_frames, (order + 1) * total // num_frames)
+        return np.random.default_rng(seed).integers(
+            order * total // num_frames, (order + 1) * total // num_frames
+        )
     return (2 * order + 1) * total // (2 * num_frames)
 
 
@@ -119,7 +121,10 @@ def fit_frame(frame, size):
     """
     height, width = (size, size) if isinstance(size, int) else size
     scale = max(height / frame.shape[0], width / frame.shape[1])
-    new_height, new_width = max(height, round(frame.shape[0] * scale)), max(width, round(frame.shape[1] * scale))
+    new_height, new_width = (
+        max(height, round(frame.shape[0] * scale)),
+        max(width, round(frame.shape[1] * scale)),
+    )
     # Averaging over areas when shrinking: anything else lets fine patterns flicker.
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     frame = cv2.resize(frame, (new_width, new_height), interpolation=how)
@@ -182,7 +187,9 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
             frames, total = _walk(capture, None, to_end=True, size=size, path=path)
             indices = range(total)
         elif sampling == "first":  # needs no total: stop as soon as they are there
-            frames, total = _walk(capture, set(range(num_frames)), to_end=False, size=size, path=path)
+            frames, total = _walk(
+                capture, set(range(num_frames)), to_end=False, size=size, path=path
+            )
             indices = range(min(num_frames, total))
         else:
             # Which frames to keep depends on how many there are, which is only known at the end.
@@ -193,14 +200,18 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
             indices = choose(total)
 
     if not explicit and num_frames is not None and total < num_frames and not pad:
-        raise VideoError(f"{path}: has {total} frames, {num_frames} asked for; pad=True repeats the last one")
+        raise VideoError(
+            f"{path}: has {total} frames, {num_frames} asked for; pad=True repeats the last one"
+        )
     missing = {int(index) for index in indices} - frames.keys()
     if missing:  # the claim was further off: a second pass, now with the true count
         with _opened(path) as capture:
             frames |= _walk(capture, missing, to_end=False, size=size, path=path)[0]
     reached_end = not explicit and sampling != "first" or num_frames is None and not explicit
     if reached_end and claimed and total < 0.95 * claimed - 1:
-        warnings.warn(f"{path}: claims {claimed} frames, {total} decode", VideoWarning, stacklevel=2)
+        warnings.warn(
+            f"{path}: claims {claimed} frames, {total} decode", VideoWarning, stacklevel=2
+        )
     clip = [frames[int(index)] for index in indices]
     if num_frames is not None:
         clip += [clip[-1]] * (num_frames - len(clip))
@@ -224,13 +235,19 @@ def write_video(path, frames, fps=8.0, codec=None):
         )
     codec = codec or CODECS.get(path.suffix.lower())
     if codec is None:
-        raise VideoError(f"{path}: no codec for the suffix {path.suffix!r}; use one of {', '.join(CODECS)}")
+        raise VideoError(
+            f"{path}: no codec for the suffix {path.suffix!r}; use one of {', '.join(CODECS)}"
+        )
     t, height, width, _ = frames.shape
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        writer = cv2.VideoWriter(str(part), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (width, height))
+        writer = cv2.VideoWriter(
+            str(part), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (width, height)
+        )
         if not writer.isOpened():
-            raise VideoError(f"{path}: OpenCV cannot write {codec} into {path.suffix} here (does the folder exist?)")
+            raise VideoError(
+                f"{path}: OpenCV cannot write {codec} into {path.suffix} here (does the folder exist?)"
+            )
         for frame in frames:
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         writer.release()

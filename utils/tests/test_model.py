@@ -4,11 +4,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils.model import (
-    SCHEMES, Attention, AttentionStep, Block, FeedForward, Step, TimeSformer, attend, count_parameters,
-    multiply_adds, smooth_embedding, to_patches,
+    SCHEMES,
+    Attention,
+    AttentionStep,
+    Block,
+    FeedForward,
+    Step,
+    TimeSformer,
+    attend,
+    count_parameters,
+    multiply_adds,
+    resize_model,
+    smooth_embedding,
+    to_patches,
 )  # fmt: skip
 
-SMALL = dict(num_classes=5, image_size=(8, 12), num_frames=3, patch_size=4, dim=12, depth=2, heads=3)
+SMALL = dict(
+    num_classes=5, image_size=(8, 12), num_frames=3, patch_size=4, dim=12, depth=2, heads=3
+)
 
 
 def awake(module):
@@ -24,8 +37,12 @@ def published_weights(model):
     dim = len(embedding.cls)
     state = {
         "timesformer.embeddings.cls_token": torch.zeros(1, 1, dim),
-        "timesformer.embeddings.position_embeddings": torch.cat([embedding.cls[None], embedding.space.flatten(0, 1)])[None],
-        "timesformer.embeddings.patch_embeddings.projection.weight": embedding.patches.weight.view(dim, 3, p, p),
+        "timesformer.embeddings.position_embeddings": torch.cat(
+            [embedding.cls[None], embedding.space.flatten(0, 1)]
+        )[None],
+        "timesformer.embeddings.patch_embeddings.projection.weight": embedding.patches.weight.view(
+            dim, 3, p, p
+        ),
         "timesformer.embeddings.patch_embeddings.projection.bias": embedding.patches.bias,
     }
     if embedding.time is not None:
@@ -37,7 +54,9 @@ def published_weights(model):
     for index, block in enumerate(model.blocks):
         layer = f"timesformer.encoder.layer.{index}"
         prefixes = [("temporal_attention", "temporal_layernorm")] if len(block.steps) == 2 else []
-        for step, (attention, norm) in zip(block.steps, prefixes + [("attention", "layernorm_before")]):
+        for step, (attention, norm) in zip(
+            block.steps, prefixes + [("attention", "layernorm_before")]
+        ):
             copy(f"{layer}.{norm}", step.attention.norm)
             copy(f"{layer}.{attention}.attention.qkv", step.attention.fn.qkv)
             copy(f"{layer}.{attention}.output.dense", step.attention.fn.out)
@@ -56,9 +75,13 @@ def published_weights(model):
     "image_size, frames, patch_size, dim, depth, heads",
     [(32, 4, 8, 48, 2, 4), (48, 5, 16, 36, 3, 3), (16, 3, 4, 20, 1, 1), (24, 8, 8, 64, 4, 8)],
 )
-def test_logits_equal_the_published_implementation(scheme, image_size, frames, patch_size, dim, depth, heads):
+def test_logits_equal_the_published_implementation(
+    scheme, image_size, frames, patch_size, dim, depth, heads
+):
     transformers = pytest.importorskip("transformers")
-    model = awake(TimeSformer(7, image_size, frames, patch_size, dim, depth, heads, scheme, activation="gelu"))
+    model = awake(
+        TimeSformer(7, image_size, frames, patch_size, dim, depth, heads, scheme, activation="gelu")
+    )
     names = {"space": "space_only", "joint": "joint_space_time", "divided": "divided_space_time"}
     config = transformers.TimesformerConfig(
         image_size=image_size, patch_size=patch_size, num_frames=frames, hidden_size=dim, num_hidden_layers=depth,
@@ -70,7 +93,9 @@ def test_logits_equal_the_published_implementation(scheme, image_size, frames, p
     video = torch.randn(2, frames, 3, image_size, image_size)
     with torch.no_grad():
         ours, theirs = model(video), published(video).logits
-    if scheme == "space":  # theirs stops at one row of logits per frame; the head is linear, so average
+    if (
+        scheme == "space"
+    ):  # theirs stops at one row of logits per frame; the head is linear, so average
         theirs = theirs.view(2, frames, 7).mean(1)
     scale = theirs.abs().max()
     assert scale > 0.1
@@ -85,7 +110,9 @@ def test_parameters_of_table_1(scheme, millions):
     assert round(count_parameters(model) / 1e6, 1) == millions
 
 
-@pytest.mark.parametrize("image_size, frames, tera", [(224, 8, 0.59), (448, 16, 5.11), (224, 96, 7.14)])
+@pytest.mark.parametrize(
+    "image_size, frames, tera", [(224, 8, 0.59), (448, 16, 5.11), (224, 96, 7.14)]
+)
 def test_multiply_adds_of_the_published_models(image_size, frames, tera):
     with torch.device("meta"):
         model = TimeSformer(400, image_size, frames, 16, 768, 12, 12, activation="gelu")
@@ -94,13 +121,20 @@ def test_multiply_adds_of_the_published_models(image_size, frames, tera):
 
 def reach(step, t=3, h=2, w=3, dim=12):
     """out-position x in-position: does the gradient arrive? The class token is position 0."""
-    patches, cls = torch.randn(1, t, h, w, dim).requires_grad_(), torch.randn(1, dim).requires_grad_()
+    patches, cls = (
+        torch.randn(1, t, h, w, dim).requires_grad_(),
+        torch.randn(1, dim).requires_grad_(),
+    )
     out_patches, out_cls = step(patches, cls)
     outs = torch.cat([out_cls[:, None], out_patches.flatten(1, 3)], 1)[0]
     rows = []
     for out in outs:
-        grads = torch.autograd.grad((out * torch.randn(dim)).sum(), [cls, patches], retain_graph=True, allow_unused=True)
-        g_cls, g_patches = (g if g is not None else torch.zeros_like(i) for g, i in zip(grads, (cls, patches)))
+        grads = torch.autograd.grad(
+            (out * torch.randn(dim)).sum(), [cls, patches], retain_graph=True, allow_unused=True
+        )
+        g_cls, g_patches = (
+            g if g is not None else torch.zeros_like(i) for g, i in zip(grads, (cls, patches))
+        )
         rows.append(torch.cat([g_cls[:, None], g_patches.flatten(1, 3)], 1)[0].abs().sum(-1) > 0)
     return torch.stack(rows)
 
@@ -151,7 +185,11 @@ def test_divided_on_a_still_clip_starts_as_the_image_model():
     divided = TimeSformer(**SMALL).eval()
     divided.embedding.time.data.zero_()
     space = TimeSformer(**SMALL, scheme="space").eval()
-    weights = {name.replace("steps.1.", "steps.0."): value for name, value in divided.state_dict().items() if "steps.0." not in name}
+    weights = {
+        name.replace("steps.1.", "steps.0."): value
+        for name, value in divided.state_dict().items()
+        if "steps.0." not in name
+    }
     weights.pop("embedding.time")
     space.load_state_dict(weights)
     still = torch.randn(2, 1, 3, 8, 12).expand(-1, 3, -1, -1, -1)
@@ -185,7 +223,11 @@ def test_attention_equals_torch():
     torch.testing.assert_close(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
     module, x = Attention(12, 3), torch.randn(2, 5, 12)
     reference = nn.MultiheadAttention(12, 3, batch_first=True)
-    reference.in_proj_weight, reference.in_proj_bias, reference.out_proj = module.qkv.weight, module.qkv.bias, module.out
+    reference.in_proj_weight, reference.in_proj_bias, reference.out_proj = (
+        module.qkv.weight,
+        module.qkv.bias,
+        module.out,
+    )
     expected, weights = reference(x, x, x, average_attn_weights=False)
     torch.testing.assert_close(module(x), expected)
     torch.testing.assert_close(module.weights(x), weights)
@@ -211,14 +253,14 @@ def test_smooth_embedding_is_smooth():
 def test_resize_keeps_the_model_and_fits_the_new_clip():
     model = awake(TimeSformer(**SMALL))
     same = {name: value.clone() for name, value in model.state_dict().items()}
-    model.resize((8, 12), 3)
+    resize_model(model, (8, 12), 3)
     torch.testing.assert_close(model.embedding.space.data, same["embedding.space"])
-    model.resize((16, 8), 5)
+    resize_model(model, (16, 8), 5)
     assert model(torch.randn(2, 5, 3, 16, 8)).shape == (2, 5)
     assert model.embedding.space.shape == (4, 2, 12) and model.embedding.time.shape == (5, 12)
     assert TimeSformer(**model.config).load_state_dict(model.state_dict())
     with pytest.raises(ValueError, match="10 x 8 pixels.*patches of 4"):
-        model.resize((10, 8), 5)
+        resize_model(model, (10, 8), 5)
 
 
 def test_errors_name_the_values():

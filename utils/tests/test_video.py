@@ -12,7 +12,14 @@ import pytest
 
 from utils.tests.conftest import shared_videos
 from utils.video import (
-    VideoError, VideoWarning, count_frames, fit_frame, probe, read_frames, sample_indices, write_video,
+    VideoError,
+    VideoWarning,
+    count_frames,
+    fit_frame,
+    probe,
+    read_frames,
+    sample_indices,
+    write_video,
 )  # fmt: skip
 
 HLG, PQ, BT709 = 18, 16, 1  # transfer curves, as numbered in ITU-T H.273
@@ -70,7 +77,9 @@ def test_real_files_give_exactly_the_frames_pyav_decodes(path):
     info = probe(path)
     assert ours.shape == (n, info.height, info.width, 3)
     if "hmdb51" in path.name:
-        pytest.skip("PyAV cannot open this file (its tags are not UTF-8); OpenCV reads its 83 frames")
+        pytest.skip(
+            "PyAV cannot open this file (its tags are not UTF-8); OpenCV reads its 83 frames"
+        )
     indices = sample_indices(total, n)
     theirs, count = pyav_frames(path, set(indices.tolist()), ours.shape[1:3])
     assert total == count
@@ -94,7 +103,9 @@ def test_hard_files_give_exact_frames_or_one_error(path):
     )
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "frames.npy")
-        run = subprocess.run([sys.executable, "-c", code, str(path), out], capture_output=True, text=True, timeout=60)
+        run = subprocess.run(
+            [sys.executable, "-c", code, str(path), out], capture_output=True, text=True, timeout=60
+        )
         assert run.returncode == 0, run.stderr
         kind, text = run.stdout.strip().split(" ", 1)
         if kind == "error":

@@ -1,0 +1,129 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from utils.dataset import VideoFolder
+from utils.video import VideoError, write_video
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes, three and two clips; each clip has a grey level of its own."""
+    for level, (name, clip) in enumerate(
+        [("jump", "a"), ("jump", "b"), ("jump", "c"), ("wave", "a"), ("wave", "b")]
+    ):
+        folder = tmp_path / "videos" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_video(folder / f"{clip}.mkv", np.full((6, 16, 20, 3), 40 * level + 20, np.uint8))
+    (tmp_path / "videos" / "jump" / "notes.txt").write_text("not a video")
+    (tmp_path / "videos" / "jump" / ".hidden.part.mkv").write_text("half a video")
+    return tmp_path / "videos"
+
+
+def test_folder_names_are_classes(root):
+    folder = VideoFolder(root, num_frames=4, size=8)
+    assert (
+        folder.classes == ("jump", "wave") and folder.labels == [0, 0, 0, 1, 1] and len(folder) == 5
+    )
+    assert [path.name for path in folder.paths] == ["a.mkv", "b.mkv", "c.mkv", "a.mkv", "b.mkv"]
+    clip, label = folder[3]
+    assert clip.shape == (4, 8, 8, 3) and label == 1 and abs(int(clip.mean()) - 140) <= 2
+    turned = VideoFolder(root, 4, 8, classes=("wave", "jump"))
+    assert turned.labels == [0, 0, 1, 1, 1]
+
+
+def test_it_feeds_a_torch_loader(root):
+    from torch.utils.data import DataLoader
+
+    clips, labels = next(iter(DataLoader(VideoFolder(root, 4, 8), batch_size=5)))
+    assert clips.shape == (5, 4, 8, 8, 3) and labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_load_is_every_item_in_order(root):
+    folder = VideoFolder(root, 4, 8)
+    clips, labels = folder.load(progress=False)
+    assert (
+        all(np.array_equal(clips[i], folder[i][0]) for i in range(5))
+        and labels.tolist() == folder.labels
+    )
+
+
+def test_cache_is_used_checked_and_rebuilt(root, tmp_path, monkeypatch):
+    cache = tmp_path / "cache" / "clips.safetensors"
+    decoded = []
+    decode = VideoFolder._decode
+    monkeypatch.setattr(
+        VideoFolder, "_decode", lambda self, progress: decoded.append(1) or decode(self, progress)
+    )
+
+    def load(**how):
+        clips, _ = VideoFolder(root, **dict(num_frames=4, size=8) | how).load(cache, progress=False)
+        return clips
+
+    first = load()
+    assert np.array_equal(load(), first) and len(decoded) == 1
+
+    load(size=10)  # another size: stale
+    assert np.array_equal(load(), first) and len(decoded) == 3
+
+    data = bytearray(cache.read_bytes())
+    data[-100] ^= 255  # one byte of a clip
+    cache.write_bytes(data)
+    assert np.array_equal(load(), first) and len(decoded) == 4
+
+    cache.write_bytes(cache.read_bytes()[:-50])  # cut short
+    assert np.array_equal(load(), first) and len(decoded) == 5
+
+    write_video(root / "wave" / "b.mkv", np.full((6, 16, 20, 3), 250, np.uint8))  # a changed video
+    assert load()[4].mean() > 240 and len(decoded) == 6
+
+    (root / "wave" / "a.mkv").unlink()  # a removed one
+    assert len(load()) == 4 and len(decoded) == 7
+    assert os.listdir(cache.parent) == [cache.name]
+
+
+def test_a_killed_build_leaves_no_cache(root, tmp_path):
+    """SIGKILL in the middle of writing: the next run finds nothing half-written and builds anew."""
+    cache = tmp_path / "clips.safetensors"
+    code = f"""
+        import os, signal
+        import utils.dataset as dataset
+        def killed_half_way(tensors, path, metadata):
+            open(path, "wb").write(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        dataset.save_file = killed_half_way
+        dataset.VideoFolder({str(root)!r}, 4, 8).load({str(cache)!r}, progress=False)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)])
+    assert run.returncode == -signal.SIGKILL and not cache.exists()
+    clips, _ = VideoFolder(root, 4, 8).load(cache, progress=False)
+    assert np.array_equal(load_file(cache)["clips"], clips)
+
+
+def test_all_broken_files_are_named_at_once(root, tmp_path):
+    (root / "jump" / "b.mkv").write_bytes(b"")
+    write_video(root / "wave" / "b.mkv", np.zeros((2, 16, 20, 3), np.uint8))
+    with pytest.raises(
+        VideoError, match=r"(?s)2 of 5 .*jump/b.mkv: .*empty.*wave/b.mkv: has 2 frames, 4 asked"
+    ):
+        VideoFolder(root, 4, 8).load(tmp_path / "cache", progress=False)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_wrong_folders_are_named(root, tmp_path):
+    with pytest.raises(VideoError, match="nowhere: no such folder"):
+        VideoFolder(tmp_path / "nowhere", 4, 8)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(VideoError, match="bare: holds no folders"):
+        VideoFolder(tmp_path / "bare", 4, 8)
+    with pytest.raises(VideoError, match=r"differ in \['run', 'wave'\]"):
+        VideoFolder(root, 4, 8, classes=("jump", "run"))
+    (root / "run").mkdir()
+    with pytest.raises(VideoError, match="run: no video"):
+        VideoFolder(root, 4, 8)

@@ -1,0 +1,176 @@
+import numpy as np
+import pytest
+import torch
+
+from utils.dataset import VideoFolder
+from utils.experiments import DATA, motion_data
+from utils.model import TimeSformer
+from utils.motion import _TURN, CLASSES, VELOCITY, augment, make_clip, make_clips, write_dataset
+from utils.training import evaluate, fit, load_model
+
+
+def brightness_centre(clip):
+    """Centre of the bright object on the torus, one (row, column) angle per frame."""
+    weight = np.clip(clip.max(-1).astype(float) - 130, 0, None)
+    turn = np.exp(2j * np.pi * np.arange(clip.shape[1]) / clip.shape[1])
+    return np.stack(
+        [np.angle((weight * turn[:, None]).sum((1, 2))), np.angle((weight * turn).sum((1, 2)))], -1
+    )
+
+
+@pytest.mark.parametrize("label", range(6), ids=CLASSES)
+def test_the_object_does_what_its_class_says(label):
+    moved, grown = [], []
+    for seed in range(30):
+        clip = make_clip(label, np.random.default_rng(seed))
+        centre = brightness_centre(clip)
+        moved.append(np.angle(np.exp(1j * np.diff(centre, axis=0))).mean(0))
+        area = (clip.max(-1) > 150).mean((1, 2))
+        grown.append(np.log(area[-2:].mean() / area[:2].mean()))
+    moved, grown = np.median(moved, axis=0), np.median(grown)
+    name = CLASSES[label]
+    if name in VELOCITY:
+        assert np.sign(np.round(moved, 1)).tolist() == list(VELOCITY[name]) and abs(grown) < 0.3
+    else:
+        assert np.abs(moved).max() < 0.1 and (grown > 0.7 if name == "approach" else grown < -0.7)
+
+
+def test_same_seed_same_clips_and_balanced_classes():
+    clips, labels = make_clips(60, seed=3)
+    again, _ = make_clips(60, seed=3)
+    assert clips.shape == (60, 8, 32, 32, 3) and clips.dtype == np.uint8
+    assert np.array_equal(clips, again) and np.bincount(labels).tolist() == [10] * 6
+    assert not np.array_equal(clips, make_clips(60, seed=4)[0])
+    assert make_clips(6, 0, num_frames=5, size=24)[0].shape == (6, 5, 24, 24, 3)
+
+
+def test_object_size_in_one_frame_tells_nothing():
+    """The area of the object in a random frame: the same distribution in every class."""
+    rng = np.random.default_rng(0)
+    areas = [
+        [(make_clip(label, rng)[rng.integers(8)].max(-1) > 150).mean() for _ in range(250)]
+        for label in range(6)
+    ]
+    means, spread = np.mean(areas, axis=1), np.std(areas) / np.sqrt(250)
+    assert np.abs(means - means.mean()).max() < 4 * spread
+
+
+def turned_by_hand(clips, labels, how):
+    turn, swaps = {
+        "mirror": (lambda c: c[:, :, :, ::-1], "left right"),
+        "upside_down": (lambda c: c[:, :, ::-1], "up down"),
+        "reverse": (lambda c: c[:, ::-1], "left right up down approach recede"),
+        "transpose": (lambda c: c.swapaxes(2, 3), "left up right down"),
+    }[how]
+    swaps = swaps.split()
+    swap = {a: b for a, b in zip(swaps[::2], swaps[1::2])} | {
+        b: a for a, b in zip(swaps[::2], swaps[1::2])
+    }
+    return turn(clips), np.array([CLASSES.index(swap.get(CLASSES[k], CLASSES[k])) for k in labels])
+
+
+@pytest.mark.parametrize("how", ["mirror", "upside_down", "reverse", "transpose"])
+def test_each_turn_alone_relabels_right(how, monkeypatch):
+    """Against swaps written out here, and against the trained model, which knows the classes."""
+    clips, labels = make_clips(60, seed=5)
+    monkeypatch.setattr("utils.motion._TURN", {how: _TURN[how]})
+
+    class Always:
+        def random(self, n):
+            return np.zeros(n)
+
+    turned, relabelled = augment(clips, labels, Always())
+    expected, expected_labels = turned_by_hand(clips, labels, how)
+    assert np.array_equal(turned, expected) and np.array_equal(relabelled, expected_labels)
+    model, _ = load_model(DATA / "motion_divided.safetensors")
+    assert evaluate(model, (turned, relabelled)) > 0.9
+
+
+def test_augment_leaves_its_input_alone_and_mixes():
+    clips, labels = make_clips(64, seed=6)
+    before = clips.copy()
+    turned, _ = augment(clips, labels, np.random.default_rng(0))
+    assert np.array_equal(clips, before)
+    kept = (turned == clips).all((1, 2, 3, 4)).mean()
+    assert 0 < kept < 0.3  # one clip in sixteen is expected to stay as it is
+
+
+def test_written_clips_come_back_as_they_were(tmp_path):
+    root = write_dataset(tmp_path / "motion", train=24, test=12, seed=7)
+    folder = VideoFolder(root / "train", 8, 32, classes=CLASSES)
+    clips, labels = folder.load(progress=False)
+    made, made_labels = make_clips(24, (7, 0))
+    order = np.argsort([int(path.stem) for path in folder.paths])
+    assert np.array_equal(labels[order], made_labels)
+    assert np.abs(clips[order].astype(int) - made).mean() < 8  # mp4v costs a little
+    assert len(VideoFolder(root / "test", 8, 32, classes=CLASSES)) == 12
+
+    stamp = (root / "made_with.json").stat().st_mtime_ns
+    assert write_dataset(root, train=24, test=12, seed=7) == root
+    assert (root / "made_with.json").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="motion: already there"):
+        write_dataset(root, train=30, test=12, seed=7)
+    assert [p.name for p in tmp_path.iterdir()] == ["motion"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    def fails(path, frames):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("utils.motion.write_video", fails)
+    with pytest.raises(OSError):
+        write_dataset(tmp_path / "motion", train=12, test=6)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The leak checks: whatever is left when the motion is gone must be worth nothing -----------------
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model, _ = load_model(DATA / "motion_divided.safetensors")
+    clips, labels = motion_data("test", progress=False)
+    assert evaluate(model, (clips, labels)) >= 0.99
+    return model, clips, labels
+
+
+CHANCE = 1 / 6
+
+
+def test_shuffled_frames_are_worth_nothing(trained):
+    model, clips, labels = trained
+    rng = np.random.default_rng(0)
+    shuffled = np.stack([clip[rng.permutation(8)] for clip in clips])
+    assert evaluate(model, (shuffled, labels)) < 2 * CHANCE
+
+
+def test_one_frame_repeated_is_worth_nothing(trained):
+    model, clips, labels = trained
+    rng = np.random.default_rng(0)
+    still = np.stack([clip[[rng.integers(8)] * 8] for clip in clips])
+    assert evaluate(model, (still, labels)) < 2 * CHANCE
+
+
+def test_reversed_clips_are_the_opposite_class(trained):
+    model, clips, labels = trained
+    reversed_clips, opposite = turned_by_hand(clips, labels, "reverse")
+    assert evaluate(model, (reversed_clips, labels)) < 0.03
+    assert evaluate(model, (reversed_clips, opposite)) > 0.97
+
+
+def test_a_model_without_time_stays_at_chance():
+    """Space-only sees all eight frames of every clip, but not their order."""
+    torch.manual_seed(0)
+    train, test = motion_data("train", progress=False), motion_data("test", progress=False)
+    model = TimeSformer(
+        num_classes=6,
+        image_size=32,
+        num_frames=8,
+        patch_size=8,
+        dim=32,
+        depth=2,
+        heads=4,
+        scheme="space",
+    )
+    fit(model, train, epochs=3, augment=augment, progress=False)
+    assert evaluate(model, test) < 1.5 * CHANCE
