@@ -3,6 +3,11 @@
     motion-seeds   train the course's model on the motion clips with five seeds, read from .mp4
                    files; writes data/motion_seeds.json, and the first seed's model to
                    data/motion_divided.safetensors
+    recipe-variants
+                   one change to the recipe at a time, three seeds each; writes
+                   data/recipe_variants.json
+    samples        write the sample clips to data/samples
+    overview       draw the README's picture, data/overview.gif
 
 An experiment that was killed goes on where it stopped.
 """
@@ -15,12 +20,16 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 
+from utils import plots
 from utils.dataset import VideoFolder
 from utils.model import TimeSformer
-from utils.motion import CLASSES, augment, write_dataset
-from utils.training import evaluate, fit, save_model
+from utils.motion import CLASSES, augment, make_clip, make_counter, write_dataset
+from utils.rollout import attention_rollout
+from utils.training import evaluate, fit, load_model, predict, save_model
+from utils.video import read_frames, write_video
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -28,7 +37,7 @@ CACHE = DATA / "cache"
 
 # The course's model and recipe; lesson 11 spells them out.
 MODEL = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4)
-RECIPE = dict(epochs=8, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
+RECIPE = dict(epochs=10, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
 
 
 def motion_data(split="train", progress=True):
@@ -41,15 +50,20 @@ def motion_data(split="train", progress=True):
     return folder.load(CACHE / f"motion_{split}.safetensors", progress)
 
 
-def train_motion(seed, checkpoint=None, progress=True):
-    """Train the course's model with one seed; returns (model, history, seconds in `fit`)."""
+def train_motion(
+    seed, checkpoint=None, progress=True, prepare=None, augment=augment, scheme="divided"
+):
+    """Train the course's model with one seed; returns (model, history, seconds in `fit`).
+
+    `prepare(model)` may change the model before training starts.
+    """
     torch.manual_seed(seed)
-    model = TimeSformer(**MODEL)
+    model = TimeSformer(**MODEL, scheme=scheme)
+    if prepare is not None:
+        prepare(model)
     data = motion_data(progress=progress)
     started = time.perf_counter()
-    history = fit(
-        model, data, **RECIPE, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress
-    )
+    history = fit(model, data, **RECIPE, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
     return model, history, time.perf_counter() - started
 
 
@@ -61,34 +75,102 @@ def machine():
     )  # fmt: skip
 
 
-def motion_seeds(seeds=range(5)):
-    """Five seeds of the course's recipe. One line of the results file per seed."""
-    results = DATA / "motion_seeds.json"
+def _measure(results, variant, seed, stored, **how):
+    """Train one variant with one seed and add a line to the results file; skip what is there."""
+    if any(row["variant"] == variant and row["seed"] == seed for row in stored["rows"]):
+        return None
+    run = CACHE / f"{variant.replace(' ', '_')}_{seed}.run.safetensors"
+    resumed = run.exists()  # then the seconds below are not those of a whole run
+    model, history, seconds = train_motion(seed, checkpoint=run, **how)
+    row = dict(
+        variant=variant,
+        seed=seed,
+        test_accuracy=round(evaluate(model, motion_data("test")), 4),
+        seconds=None if resumed else round(seconds, 1),
+        train_accuracy=[round(epoch["accuracy"], 4) for epoch in history],
+    )
+    stored["rows"].append(row)
+    results.write_text(json.dumps(stored, indent=1) + "\n")
+    run.unlink()
+    print(f"{variant}, seed {seed}: {row['test_accuracy']:.1%}, {row['seconds']} s", flush=True)
+    return model, row
+
+
+def _stored(results):
+    """The results file, or an empty one if it was made with other settings."""
     setting = dict(model=MODEL, recipe=RECIPE, machine=machine())
     stored = json.loads(results.read_text()) if results.exists() else {}
-    rows = stored["rows"] if {name: stored.get(name) for name in setting} == setting else []
-    test = motion_data("test")
-    for seed in seeds:
-        if any(row["seed"] == seed for row in rows):
-            continue
-        run = CACHE / f"motion_seed_{seed}.run.safetensors"
-        resumed = run.exists()  # then the seconds below are not those of a whole run
-        model, history, seconds = train_motion(seed, checkpoint=run)
-        row = dict(seed=seed, test_accuracy=round(evaluate(model, test), 4),
-                   seconds=None if resumed else round(seconds, 1),
-                   train_accuracy=[round(epoch["accuracy"], 4) for epoch in history])  # fmt: skip
-        if seed == 0:
-            save_model(model, DATA / "motion_divided.safetensors", classes=CLASSES, **row)
-        rows.append(row)
-        results.write_text(json.dumps(dict(**setting, rows=rows), indent=1) + "\n")
-        run.unlink()
-        print(
-            f"seed {seed}: {row['test_accuracy']:.1%} of {len(test[1])} held-out clips, {row['seconds']} s",
-            flush=True,
-        )
+    same = {name: stored.get(name) for name in setting} == setting
+    return stored if same else dict(**setting, rows=[])
 
 
-EXPERIMENTS = {"motion-seeds": motion_seeds}
+def motion_seeds():
+    """Five seeds of the course's recipe; the first one's model is the one the lessons load."""
+    results = DATA / "motion_seeds.json"
+    stored = _stored(results)
+    for seed in range(5):
+        done = _measure(results, "the recipe", seed, stored)
+        if done and seed == 0:
+            save_model(done[0], DATA / "motion_divided.safetensors", classes=CLASSES, **done[1])
+
+
+def random_time(model):
+    """Plain random time embeddings: every frame's vector as far from its neighbour's as from any."""
+    torch.nn.init.normal_(model.embedding.time)
+
+
+def no_time(model):
+    """No time embedding: zeros that stay zero."""
+    torch.nn.init.zeros_(model.embedding.time).requires_grad_(False)
+
+
+def turn_only(clips, labels, rng):
+    """The augmentation that forgets the labels: a mirrored "left" is still called "left"."""
+    return augment(clips, labels, rng)[0], labels
+
+
+def recipe_variants():
+    """One change to the recipe at a time, three seeds each."""
+    results = DATA / "recipe_variants.json"
+    stored = _stored(results)
+    variants = {
+        "space only": dict(scheme="space"),
+        "random time embedding": dict(prepare=random_time),
+        "no time embedding": dict(prepare=no_time),
+        "no augmentation": dict(augment=None),
+        "labels not remapped": dict(augment=turn_only),
+    }
+    for variant, how in variants.items():
+        for seed in range(3):
+            _measure(results, variant, seed, stored, **how)
+
+
+def samples():
+    """Sample clips, larger and longer than the training clips: 24 frames of 96 x 96."""
+    folder = DATA / "samples"
+    folder.mkdir(exist_ok=True)
+    for label, name in enumerate(CLASSES):
+        clip = make_clip(label, np.random.default_rng(100 + label), num_frames=24, size=96)
+        write_video(folder / f"{name}.mp4", clip, fps=24)
+    write_video(folder / "counter.mp4", make_counter(), fps=25)
+
+
+def overview():
+    """The picture in README.md, from the sample clips and the trained model."""
+    model, _ = load_model(DATA / "motion_divided.safetensors")
+    files = [DATA / "samples" / f"{name}.mp4" for name in CLASSES]
+    clips = np.stack([read_frames(file, 8, 32) for file in files])
+    large = np.stack([read_frames(file, 8) for file in files])
+    maps = torch.stack([attention_rollout(model, clip) for clip in clips])
+    plots.overview(DATA / "overview.gif", large, maps, predict(model, clips), CLASSES)
+
+
+EXPERIMENTS = {
+    "motion-seeds": motion_seeds,
+    "recipe-variants": recipe_variants,
+    "samples": samples,
+    "overview": overview,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(

@@ -180,7 +180,7 @@ class VideoEmbedding(nn.Module):
         self.cls = nn.Parameter(torch.randn(dim))
         rows, columns = smooth_embedding(h, dim), smooth_embedding(w, dim)
         self.space = nn.Parameter((rows[:, None] + columns) / math.sqrt(2))  # (h, w, dim)
-        self.time = nn.Parameter(smooth_embedding(num_frames, dim)) if with_time else None
+        self.time = nn.Parameter(smooth_embedding(num_frames, dim, waves=2)) if with_time else None
 
     def forward(self, video):
         patches = self.patches(to_patches(video, self.patch_size))

@@ -6,6 +6,7 @@ independently of the class, and the object's size in one frame follows the same 
 every class. What leaves the frame on one side comes back on the other, so positions tell nothing.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -60,19 +61,19 @@ def _dark_texture(rng, size):
 def make_clip(label, rng, num_frames=8, size=32):
     """One clip of class CLASSES[label].
 
-    Shapes: -> (num_frames, size, size, 3) uint8 RGB. Speed is 0.06 to 0.11 frame widths a frame;
-    zooming changes the size by a factor of 2 to 2.8 from the first frame to the last.
+    Shapes: -> (num_frames, size, size, 3) uint8 RGB. From the first frame to the last
+    the object travels 0.42 to 0.77 frame widths, or changes its size by a factor of 2 to 2.8.
     """
     name = CLASSES[label]
     moment = np.linspace(-0.5, 0.5, num_frames)  # 0 is the middle of the clip
-    speed, zoom, radius = rng.uniform(0.06, 0.11), rng.uniform(2, 2.8), rng.uniform(0.2, 0.29)
+    travel, zoom, radius = rng.uniform(0.42, 0.77), rng.uniform(2, 2.8), rng.uniform(0.2, 0.29)
     # A clip that does not zoom has the size of some moment of one that does: one frame's size
     # then says nothing about its class.
     frozen, start, turn = rng.choice(moment), rng.uniform(0, 1, 2), rng.uniform(0, 2 * np.pi)
     scale = radius * zoom ** (
         GROWTH[name] * moment if name in GROWTH else np.full(num_frames, frozen)
     )
-    centre = start + speed * np.arange(num_frames)[:, None] * np.array(VELOCITY.get(name, (0, 0)))
+    centre = start + travel * moment[:, None] * np.array(VELOCITY.get(name, (0, 0)))
 
     # Twice the resolution, averaged at the end, gives soft edges.
     grid = (np.arange(2 * size) + 0.5) / (2 * size)
@@ -103,6 +104,20 @@ def make_clips(n, seed, num_frames=8, size=32):
     return np.stack([make_clip(label, rng, num_frames, size) for label in labels]), labels
 
 
+def make_counter(num_frames=75, height=120, width=160):
+    """A clip that shows its frame numbers, and an orange disc on its way: for trying out readers.
+
+    Shapes: -> (num_frames, height, width, 3) uint8 RGB.
+    """
+    clip = np.full((num_frames, height, width, 3), (30, 40, 60), np.uint8)
+    for number, frame in enumerate(clip):
+        centre = (round(width * (0.12 + 0.76 * number / max(1, num_frames - 1))), height // 3)
+        cv2.circle(frame, centre, height // 7, (255, 140, 0), -1, cv2.LINE_AA)
+        place = (width // 3, height - height // 10)
+        cv2.putText(frame, f"{number:02}", place, cv2.FONT_HERSHEY_SIMPLEX, height / 70, (255,) * 3, 2, cv2.LINE_AA)  # fmt: skip
+    return clip
+
+
 def write_dataset(root, train=3000, test=600, seed=0, num_frames=8, size=32):
     """Write the motion clips as .mp4 files: root/train/left/0000.mp4, … and root/test/….
 
@@ -111,7 +126,12 @@ def write_dataset(root, train=3000, test=600, seed=0, num_frames=8, size=32):
     appears only when it is complete. Returns root.
     """
     root = Path(root)
-    recipe = dict(train=train, test=test, seed=seed, num_frames=num_frames, size=size)
+    sample = hashlib.sha256(
+        make_clips(len(CLASSES), seed)[0]
+    ).hexdigest()  # tells old code from new
+    recipe = dict(
+        train=train, test=test, seed=seed, num_frames=num_frames, size=size, sample=sample
+    )
     note = root / "made_with.json"
     if note.is_file() and json.loads(note.read_text()) == recipe:
         return root

@@ -116,9 +116,8 @@ def play(clip, fps=8, width=320):
     scale = max(1, round(width / clip.shape[2]))
     large = np.asarray(clip).repeat(scale, axis=1).repeat(scale, axis=2)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_video(Path(folder, "clip.mp4"), large, fps, codec="vp09") or Path(
-            folder, "clip.mp4"
-        )
+        path = Path(folder, "clip.mp4")
+        write_video(path, large, fps, codec="vp09")
         data = base64.b64encode(path.read_bytes()).decode()
     return HTML(
         f'<video controls autoplay loop muted width="{large.shape[2]}" src="data:video/mp4;base64,{data}"></video>'
@@ -170,7 +169,7 @@ def overlay(clip, maps, title=None, numbers=None):
 def timeline(total, choices):
     """Which frames each way of sampling takes: `choices` maps a name to frame indices."""
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(choices) + 0.9))
-    for row, (name, indices) in enumerate(choices.items()):
+    for row, indices in enumerate(choices.values()):
         axes.hlines(row, 0, total - 1, color="#cccccc", linewidth=6, zorder=0)
         axes.scatter(
             indices, [row] * len(indices), color=COLOURS[row % 6], marker="|", s=250, linewidth=3
@@ -208,7 +207,7 @@ def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2
     """A small matrix as a heat map with its numbers written in."""
     values = _array(values)
     figure, axes = plt.subplots(figsize=size or (0.75 * len(columns) + 2.2, 0.5 * len(rows) + 1.6))
-    shown = axes.imshow(values, aspect="auto")
+    axes.imshow(values, aspect="auto")
     middle = (values.min() + values.max()) / 2
     for row, column in np.ndindex(*values.shape):
         dark = values[row, column] <= middle
@@ -225,7 +224,6 @@ def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    return None if shown is None else None
 
 
 def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6):
@@ -293,3 +291,45 @@ def reliability(confidence, correct, bins=10):
         color="#b7b7b7",
     )
     counts.set(xlabel="confidence (highest probability)", ylabel="clips", xlim=(0, 1), yscale="log")
+
+
+def overview(path, clips, maps, values, classes):
+    """The README's picture, a GIF: six clips, where the model looked, and what it said.
+
+    Shapes: clips (n, t, height, width, 3) uint8, maps (n, t, h, w), values (n, num_classes).
+    """
+    clips, maps, values = (_array(array) for array in (clips, maps, values))
+    figure, axes = plt.subplots(3, len(clips), figsize=(8, 4.3), sharey="row")
+    for ax in axes[:2].flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for column, row in enumerate(values):
+        chart = axes[2, column]
+        chart.barh(range(len(classes)), row, color=COLOURS[0])
+        chart.set_yticks(range(len(classes)), classes)
+        chart.set(xlim=(0, 1), xticks=[0, 1])
+    axes[2, 0].invert_yaxis()
+    for row, text in enumerate(("8 frames\nof a file", "where the\nmodel looks", "what it\nsays")):
+        axes[row, 0].set_ylabel(
+            text, rotation=0, ha="right", va="center", labelpad=38 if row < 2 else 4
+        )
+    pictures = []
+    for frame in range(clips.shape[1]):
+        for column in range(len(clips)):
+            for ax in axes[:2, column]:
+                for old in list(ax.images):
+                    old.remove()
+            axes[0, column].imshow(clips[column, frame], extent=(0, 1, 1, 0))
+            axes[1, column].imshow(clips[column, frame].mean(-1), cmap="gray", extent=(0, 1, 1, 0))
+            axes[1, column].imshow(
+                maps[column, frame],
+                alpha=0.65,
+                vmin=0,
+                vmax=maps[column].max(),
+                extent=(0, 1, 1, 0),
+            )
+        figure.canvas.draw()
+        picture = Picture.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
+        pictures.append(picture.quantize(128))
+    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=200, loop=0)
+    plt.close(figure)

@@ -17,7 +17,8 @@ from utils.model import (
     resize_model,
     smooth_embedding,
     to_patches,
-)  # fmt: skip
+)
+from utils.published import published_config, published_state  # fmt: skip
 
 SMALL = dict(
     num_classes=5, image_size=(8, 12), num_frames=3, patch_size=4, dim=12, depth=2, heads=3
@@ -29,45 +30,6 @@ def awake(module):
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
     return module.eval()
-
-
-def published_weights(model):
-    """Our weights under the names of transformers' TimesformerForVideoClassification."""
-    embedding, p = model.embedding, model.config["patch_size"]
-    dim = len(embedding.cls)
-    state = {
-        "timesformer.embeddings.cls_token": torch.zeros(1, 1, dim),
-        "timesformer.embeddings.position_embeddings": torch.cat(
-            [embedding.cls[None], embedding.space.flatten(0, 1)]
-        )[None],
-        "timesformer.embeddings.patch_embeddings.projection.weight": embedding.patches.weight.view(
-            dim, 3, p, p
-        ),
-        "timesformer.embeddings.patch_embeddings.projection.bias": embedding.patches.bias,
-    }
-    if embedding.time is not None:
-        state["timesformer.embeddings.time_embeddings"] = embedding.time[None]
-
-    def copy(name, layer):
-        state[f"{name}.weight"], state[f"{name}.bias"] = layer.weight, layer.bias
-
-    for index, block in enumerate(model.blocks):
-        layer = f"timesformer.encoder.layer.{index}"
-        prefixes = [("temporal_attention", "temporal_layernorm")] if len(block.steps) == 2 else []
-        for step, (attention, norm) in zip(
-            block.steps, prefixes + [("attention", "layernorm_before")]
-        ):
-            copy(f"{layer}.{norm}", step.attention.norm)
-            copy(f"{layer}.{attention}.attention.qkv", step.attention.fn.qkv)
-            copy(f"{layer}.{attention}.output.dense", step.attention.fn.out)
-        if prefixes:
-            copy(f"{layer}.temporal_dense", block.steps[0].project)
-        copy(f"{layer}.layernorm_after", block.feed_forward.norm)
-        copy(f"{layer}.intermediate.dense", block.feed_forward.fn.net[0])
-        copy(f"{layer}.output.dense", block.feed_forward.fn.net[3])
-    copy("timesformer.layernorm", model.norm)
-    copy("classifier", model.head)
-    return state
 
 
 @pytest.mark.parametrize("scheme", ["space", "joint", "divided"])
@@ -82,14 +44,9 @@ def test_logits_equal_the_published_implementation(
     model = awake(
         TimeSformer(7, image_size, frames, patch_size, dim, depth, heads, scheme, activation="gelu")
     )
-    names = {"space": "space_only", "joint": "joint_space_time", "divided": "divided_space_time"}
-    config = transformers.TimesformerConfig(
-        image_size=image_size, patch_size=patch_size, num_frames=frames, hidden_size=dim, num_hidden_layers=depth,
-        num_attention_heads=heads, intermediate_size=dim * 4, attention_type=names[scheme], num_labels=7,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
+    config = transformers.TimesformerConfig(**published_config(model))
     published = transformers.TimesformerForVideoClassification(config).eval()
-    published.load_state_dict(published_weights(model))  # strict: every weight has its place
+    published.load_state_dict(published_state(model))  # strict: every weight has its place
     video = torch.randn(2, frames, 3, image_size, image_size)
     with torch.no_grad():
         ours, theirs = model(video), published(video).logits
@@ -275,6 +232,11 @@ def test_errors_name_the_values():
         FeedForward(12, activation="relu")
     with pytest.raises(ValueError, match="9 x 12 pixels .* 4"):
         TimeSformer(**SMALL | dict(image_size=(9, 12)))
+
+
+def test_a_gated_model_has_no_published_twin():
+    with pytest.raises(ValueError, match="'geglu'"):
+        published_config(TimeSformer(**SMALL))
 
 
 def test_dropout_only_while_training():

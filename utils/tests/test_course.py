@@ -1,0 +1,312 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+
+import nbformat
+import pytest
+import yaml
+
+from utils import course
+from utils.course import ROOT, SETUP_CELL, execute, lessons, main, repository, set_repo
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+# The lists of packages ---------------------------------------------------------------------------
+
+
+def pip_list():
+    """Everything that the README's test command installs: dependencies, and the test extra, unrolled."""
+    extras = PROJECT["optional-dependencies"]
+    listed = list(PROJECT["dependencies"])
+    for requirement in extras["test"]:
+        inner = re.fullmatch(r"timesformer-from-scratch\[(\w+)\]", requirement)
+        listed += extras[inner[1]] if inner else [requirement]
+    return listed
+
+
+def conda_list():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (nested,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    return environment, nested
+
+
+def test_conda_and_pip_install_the_same():
+    environment, nested = conda_list()
+    assert sorted(nested) == sorted(pip_list())
+    assert (
+        f"python{PROJECT['requires-python']}" in environment["dependencies"]
+        and "pip" in environment["dependencies"]
+    )
+    names = {re.split(r"[<>=]", requirement)[0] for requirement in nested}
+    assert {"torch", "einops", "jupyterlab", "matplotlib", "opencv-python", "nbval"} <= names
+
+
+def test_the_pip_part_can_be_resolved():
+    """A dry run without a network: what is installed here satisfies the list, and nothing is missing."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--no-index",
+        "--no-input",
+        *conda_list()[1],
+    ]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "Would install" not in run.stdout
+
+
+def test_every_import_of_utils_is_listed():
+    names = {
+        "cv2": "opencv-python",
+        "PIL": "matplotlib",
+        "IPython": "jupyterlab",
+        "nbformat": "jupyterlab",
+        "nbclient": "nbclient",
+    }
+    listed = {re.split(r"[<>=]", requirement)[0] for requirement in pip_list()}
+    for path in (ROOT / "utils").glob("*.py"):
+        for name in re.findall(r"^\s*(?:from|import) ([a-zA-Z0-9_]+)", path.read_text(), re.M):
+            if name != "utils" and name not in sys.stdlib_module_names:
+                assert names.get(name, name) in listed, f"{path.name} imports {name}"
+
+
+# The README's commands -----------------------------------------------------------------------------
+
+
+def test_ci_runs_what_the_readme_says():
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^python3 -m venv .*$", readme, re.M)
+    assert len(commands) == 2
+    assert "jupyter lab" in commands[0] and commands[1].endswith("pytest")
+    assert re.search(
+        r"grep .*README\.md", (ROOT / ".ci" / "run").read_text()
+    )  # it reads the line, has no copy
+
+
+# The set-up cell ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory):
+    """A git repository that stands in for the one on GitHub, and the environment that redirects to it."""
+    place = tmp_path_factory.mktemp("remote") / "course"
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    for name in tracked:
+        if (ROOT / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, place / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
+        subprocess.run([*git, *command], cwd=place, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return environment | {
+        "COLAB_RELEASE_TAG": "release-colab-test",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{place}.insteadOf",
+        "GIT_CONFIG_VALUE_0": repository(),
+        "OMP_NUM_THREADS": "1",  # two lessons run at a time below
+    }
+
+
+def setup_output(folder, environment):
+    """Run the set-up cell in `folder` as a script that also says which utils it imported."""
+    code = (
+        SETUP_CELL.format(repo=repository())
+        + "\nimport utils\nprint(Path(utils.__file__).resolve().parents[1])"
+    )
+    # -S and no user site: like Colab, this Python has never heard of the course
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def test_set_up_fetches_the_course_once(tmp_path, remote):
+    (tmp_path / "lone.ipynb").touch()
+    expected = tmp_path / repository().rsplit("/", 1)[1]
+    assert setup_output(tmp_path, remote) == str(expected.resolve())
+    (expected / "mine.txt").write_text("a learner's file")
+    without_network = remote | {
+        "GIT_CONFIG_VALUE_0": "https://nowhere.invalid/x",
+        "GIT_CONFIG_KEY_0": "url.file:///nowhere.insteadOf",
+    }
+    assert setup_output(tmp_path, without_network) == str(expected.resolve())
+    assert (expected / "mine.txt").exists()
+
+
+def test_set_up_finds_the_course_around_it(tmp_path, remote):
+    for folder in (ROOT, ROOT / "notebooks", ROOT / "utils" / "tests"):
+        assert setup_output(folder, remote) == str(ROOT.resolve())
+    assert not (ROOT / "notebooks" / repository().rsplit("/", 1)[1]).exists()
+
+
+def test_set_up_says_when_it_cannot_fetch(tmp_path, remote):
+    broken = remote | {"GIT_CONFIG_KEY_0": f"url.file://{tmp_path}/nothing.insteadOf"}
+    code = SETUP_CELL.format(repo=repository())
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=broken, capture_output=True, text=True
+    )
+    assert run.returncode != 0 and "nothing" in run.stderr
+    assert not (tmp_path / repository().rsplit("/", 1)[1]).exists()
+
+
+RUNNER = """
+import sys, nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+"""
+
+
+def shortened(notebook):
+    """The same notebook with few motion clips, one epoch, and without the claims about accuracy."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "setup" in cell.metadata.get("tags", []):
+            cell.source += (
+                "\nimport utils.experiments as _e"
+                "\n_write, _e.RECIPE = _e.write_dataset, _e.RECIPE | dict(epochs=1)"
+                "\n_e.write_dataset = lambda root: _write(root, train=192, test=60)"
+            )
+        elif cell.cell_type == "code":
+            cell.source = re.sub(r"^(\s*)assert .*$", r"\1pass", cell.source, flags=re.M)
+    return notebook
+
+
+def test_every_lesson_runs_alone_as_in_colab_and_again(remote, tmp_path):
+    """An empty folder, one .ipynb, no course beside it; twice. Long lessons are shortened here; nbval runs them whole."""
+
+    def run_twice(path):
+        folder = tmp_path / path.stem
+        folder.mkdir()
+        notebook = shortened(nbformat.read(path, as_version=4))
+        (folder / path.name).write_text(nbformat.writes(notebook))
+        command = [sys.executable, "-c", RUNNER, path.name]
+        for _ in range(2):
+            run = subprocess.run(command, cwd=folder, env=remote, capture_output=True, text=True)
+            if run.returncode:
+                return f"{path.stem}: {run.stderr[-2000:]}"
+        clone = folder / repository().rsplit("/", 1)[1]
+        found = sorted(p.name for p in folder.iterdir())
+        return None if found == sorted([path.name, clone.name]) else f"{path.stem} left {found}"
+
+    with ThreadPoolExecutor(2) as pool:
+        problems = [problem for problem in pool.map(run_twice, lessons()) if problem]
+    assert not problems, "\n".join(problems)
+
+
+# set-repo ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the course that set-repo may change."""
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy2(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.setattr(course, "ROOT", tmp_path)
+    monkeypatch.setattr(course, "NOTEBOOKS", tmp_path / "notebooks")
+    return tmp_path
+
+
+def test_set_repo_reaches_every_badge_and_cell(copy):
+    old = repository()
+    set_repo("https://github.com/ada/my-fork.git")
+    assert course.repository() == "https://github.com/ada/my-fork"
+    for path in [
+        copy / "README.md",
+        copy / "pyproject.toml",
+        *(copy / "notebooks").rglob("*.ipynb"),
+    ]:
+        text = path.read_text()
+        assert old not in text and old.removeprefix("https://") not in text.replace(
+            "colab.research.google.com/", ""
+        )
+    for path in course.lessons():
+        notebook = nbformat.read(path, as_version=4)
+        assert 'REPO = "https://github.com/ada/my-fork"' in notebook.cells[1].source
+        assert "/github/ada/my-fork/blob/main/notebooks/" in notebook.cells[0].source
+    set_repo(old)
+    for path in course.lessons():
+        assert path.read_bytes() == (ROOT / "notebooks" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "url", ["my-fork", "http://github.com/a/b", "https://github.com/a", "https://github.com/a/b/c"]
+)
+def test_set_repo_refuses_other_addresses(copy, url):
+    before = (copy / "README.md").read_bytes()
+    with pytest.raises(SystemExit, match="not an address like"):
+        set_repo(url)
+    assert (copy / "README.md").read_bytes() == before
+
+
+# execute -----------------------------------------------------------------------------------------------
+
+
+def little_course(folder, monkeypatch, **sources):
+    (folder / "notebooks").mkdir()
+    for stem, source in sources.items():
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+        nbformat.write(notebook, folder / "notebooks" / f"{stem[1:]}.ipynb")
+    monkeypatch.setattr(course, "NOTEBOOKS", folder / "notebooks")
+
+
+def test_execute_stores_outputs_and_prints_seconds(tmp_path, monkeypatch, capfd):
+    bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass\n"
+    little_course(tmp_path, monkeypatch, _01_a=bar + "print(6 * 7)", _02_b="1 / 2")
+    execute()
+    out = capfd.readouterr().out
+    assert re.search(r"01_a +\d+\.\d s\n02_b +\d+\.\d s\nall together +\d+\.\d s", out)
+    stored = nbformat.read(tmp_path / "notebooks" / "01_a.ipynb", as_version=4)
+    assert [
+        o.text for o in stored.cells[0].outputs if o.output_type == "stream" and o.name == "stdout"
+    ] == ["42\n"]
+    assert "widget" not in str(stored) and "execution" not in stored.cells[0].metadata
+    before = (tmp_path / "notebooks" / "01_a.ipynb").read_bytes()
+    execute(["01"])
+    assert (tmp_path / "notebooks" / "01_a.ipynb").read_bytes() == before
+
+
+def test_execute_leaves_a_failing_lesson_as_it_was(tmp_path, monkeypatch):
+    little_course(tmp_path, monkeypatch, _01_a="raise ValueError('on purpose')")
+    before = (tmp_path / "notebooks" / "01_a.ipynb").read_bytes()
+    with pytest.raises(Exception, match="on purpose"):
+        execute()
+    assert (tmp_path / "notebooks" / "01_a.ipynb").read_bytes() == before
+    with pytest.raises(SystemExit, match="no lesson is called 99; there are: 01_a"):
+        execute(["99"])
+
+
+def test_benchmark_prints_a_table(tmp_path, capsys):
+    pytest.importorskip("av")
+    shutil.copy2(ROOT / "data" / "samples" / "left.mp4", tmp_path)
+    (tmp_path / "broken.mp4").write_text("no video")
+    main(["benchmark-video", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert (
+        re.search(r"left.mp4 +24 +\d+ +\d+ +\d+\.\d\d", out)
+        and "broken.mp4" in out
+        and "VideoError" in out
+    )
+    with pytest.raises(SystemExit, match="no videos here"):
+        main(["benchmark-video", str(tmp_path / "nothing")])

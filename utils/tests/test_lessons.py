@@ -1,0 +1,161 @@
+"""What holds for every lesson, read as a file: code like utils, badge, set-up cell, stored outputs."""
+
+import ast
+import importlib
+import inspect
+import re
+
+import nbformat
+import pytest
+
+from utils import model
+from utils.course import NOTEBOOKS, ROOT, SETUP_CELL, badge, lessons, repository
+
+LESSONS = [pytest.param(path, id=path.stem) for path in lessons()]
+ROOMS = ("model", "video", "training", "rollout", "motion")
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def definitions(source):
+    """Name -> syntax tree without docstrings, of every class, function and constant at the top level."""
+    found = {}
+    for node in ast.parse(source).body:
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(inner):
+                inner.body = inner.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found[node.name] = ast.dump(node)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = ast.dump(node)
+    return found
+
+
+def components(path):
+    cells = [cell for cell in read(path).cells if "component" in tags(cell)]
+    return {name: tree for cell in cells for name, tree in definitions(cell.source).items()}
+
+
+def in_utils():
+    found = {}
+    for room in ROOMS:
+        found |= definitions(inspect.getsource(importlib.import_module(f"utils.{room}")))
+    return found
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_component_cells_are_the_code_in_utils(path):
+    ours = in_utils()
+    for name, tree in components(path).items():
+        assert name in ours, f"{name} is tagged as a component but is not in utils"
+        assert tree == ours[name], f"{name} differs between {path.name} and utils"
+
+
+def test_every_part_of_the_network_is_built_in_a_lesson():
+    built = {name for path in lessons() for name in components(path)}
+    parts = {
+        name
+        for name, value in vars(model).items()
+        if inspect.isclass(value) and value.__module__ == "utils.model"
+    }
+    assert parts and parts <= built, parts - built
+
+
+def test_a_changed_component_would_be_noticed():
+    source = "class A:\n    'text'\n    def f(self):\n        'more'\n        return 1\n"
+    same = "class A:\n    def f(self):\n        return 1  # why\n"
+    assert definitions(source) == definitions(same)
+    assert definitions(source) != definitions(same.replace("1", "2"))
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_badge_and_set_up_cell_are_the_same_everywhere(path):
+    cells = read(path).cells
+    assert badge(path.relative_to(ROOT).as_posix(), repository()) in cells[0].source
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert code[0].source == SETUP_CELL.format(repo=repository())
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_shape_of_a_lesson(path):
+    notebook = read(path)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for part in (
+        "After this lesson you can",
+        "## What people get wrong",
+        "## Summary",
+        "## Exercises",
+        "## References",
+    ):
+        assert part in text, f"no {part!r}"
+    lengths = [len([line for line in cell.source.splitlines() if line.strip()]) for cell in code]
+    assert max(lengths) <= 40
+    assert 80 <= sum(lengths) <= 300 or path.stem.startswith("00")
+    assert 900 <= len(text.split()) <= 3000
+    assert all(cell.execution_count for cell in code), "stored without outputs"
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert not re.search(r"/(root|work|tmp|home)/", str(outputs)), "a machine's path in an output"
+    assert "placeholder" not in text.lower() and not re.search(r"\bREAD_[A-Z]+\b|\bTODO\b", text)
+    assert path.stat().st_size < 1_500_000
+
+
+def facts(path):
+    """Minutes and seconds that a lesson claims in its first cell."""
+    return re.search(
+        r"\*\*Time:\*\* (\d+) minutes to read, about (\d+) seconds", read(path).cells[0].source
+    ).groups()
+
+
+def test_the_syllabus_is_what_the_lessons_say():
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(
+        r"^\| \[(\d\d) [^\]]*\]\((notebooks/[^)]+)\) \| ([^|]*) \| (\d+) \| (\d+) \| (.*?) \| (\d+) \|$",
+        readme,
+        re.M,
+    )
+    assert [row[1] for row in rows] == [path.relative_to(ROOT).as_posix() for path in lessons()]
+    for (_, place, _, minutes, seconds, its_badge, exercises), path in zip(rows, lessons()):
+        assert (minutes, seconds) == facts(path), place
+        assert its_badge == badge(place, repository())
+        text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+        listed = re.findall(
+            r"^\d+\. \*\(", text.split("## Exercises")[1].split("## References")[0], re.M
+        )
+        assert len(listed) == int(exercises), place
+
+
+def test_links_in_the_readme_lead_somewhere():
+    readme = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", readme) + re.findall(
+        r'src="([^"]+)"', readme
+    ):
+        assert (ROOT / target).exists(), target
+
+
+def test_nothing_else_stands_at_the_top():
+    wanted = {
+        "README.md",
+        "environment.yml",
+        "pyproject.toml",
+        "LICENSE",
+        "notebooks",
+        "utils",
+        "data",
+    }
+    import subprocess
+
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    assert {name.split("/")[0] for name in tracked if not name.startswith(".")} == wanted
+    assert NOTEBOOKS.is_dir()
