@@ -119,6 +119,11 @@ def random_time(model):
     torch.nn.init.normal_(model.embedding.time)
 
 
+def small_time(model):
+    """The usual start of position embeddings: random with a standard deviation of 0.02."""
+    torch.nn.init.normal_(model.embedding.time, std=0.02)
+
+
 def no_time(model):
     """No time embedding: zeros that stay zero."""
     torch.nn.init.zeros_(model.embedding.time).requires_grad_(False)
@@ -136,6 +141,7 @@ def recipe_variants():
     variants = {
         "space only": dict(scheme="space"),
         "random time embedding": dict(prepare=random_time),
+        "small time embedding": dict(prepare=small_time),
         "no time embedding": dict(prepare=no_time),
         "no augmentation": dict(augment=None),
         "labels not remapped": dict(augment=turn_only),

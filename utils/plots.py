@@ -83,16 +83,16 @@ def model_map(*lit):
 # Videos ---------------------------------------------------------------------------------------
 
 
-def frames(clips, titles=None, columns=None, numbers=None):
+def frames(clips, titles=None, columns=None, numbers=None, cell=1.6):
     """Contact sheet: one row per clip, one column per frame; clips (n, t, height, width, 3) uint8.
 
     A single clip (t, height, width, 3) works too. `titles` stand left of the rows, `numbers`
-    above the columns (the default counts from 0).
+    above the columns (the default counts from 0); `cell` is the width of a frame in inches.
     """
     clips = [clips] if np.ndim(clips[0]) == 3 else list(clips)
     t = columns or max(len(clip) for clip in clips)
     height, width = clips[0].shape[1:3]
-    cell = min(1.6, 10 / t)
+    cell = min(cell, 10 / t, 1.0 if len(clips) > 2 else 10)
     figure, axes = plt.subplots(
         len(clips),
         t,
@@ -113,14 +113,14 @@ def frames(clips, titles=None, columns=None, numbers=None):
 
 def play(clip, fps=8, width=320):
     """A player for one clip, (t, height, width, 3) uint8, embedded as VP9 (browsers play it)."""
-    scale = max(1, round(width / clip.shape[2]))
+    scale = max(1, round(64 / clip.shape[2]))  # small clips blur in the codec; enlarge them first
     large = np.asarray(clip).repeat(scale, axis=1).repeat(scale, axis=2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "clip.mp4")
         write_video(path, large, fps, codec="vp09")
         data = base64.b64encode(path.read_bytes()).decode()
     return HTML(
-        f'<video controls autoplay loop muted width="{large.shape[2]}" src="data:video/mp4;base64,{data}"></video>'
+        f'<video controls autoplay loop muted width="{width}" src="data:video/mp4;base64,{data}"></video>'
     )
 
 
@@ -227,14 +227,20 @@ def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2
 
 
 def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6):
-    """Large matrices side by side, without numbers, on one scale: name -> (rows, columns)."""
+    """Large matrices side by side, without numbers, on one scale: name -> (rows, columns).
+
+    Entries that are not a number stay blank.
+    """
     panels = {name: _array(values) for name, values in panels.items()}
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
+    shape = max((p.shape for p in panels.values()), key=lambda shape: shape[0] / shape[1])
+    height = max(1.0, size * shape[0] / shape[1] + 0.4)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(size * columns + 0.8, size * rows), squeeze=False
+        rows, columns, figsize=(size * columns + 0.8, height * rows), squeeze=False
     )
-    low, high = min(p.min() for p in panels.values()), max(p.max() for p in panels.values())
+    low = min(np.nanmin(p) for p in panels.values())
+    high = max(np.nanmax(p) for p in panels.values())
     for ax in axes.flat:
         ax.set_visible(False)
     for ax, (name, values) in zip(axes.flat, panels.items()):
