@@ -24,11 +24,12 @@ class VideoFolder:
     """A list of (clip, label) read from `root/<class>/<video>`; usable with a torch DataLoader.
 
     Shapes: clip (num_frames, *size, 3) uint8 RGB, label an int that indexes `classes` (sorted, or
-    as given). `size`, `sampling` and `pad` as in `read_frames`. VideoError when the folder is
+    as given). `size`, `sampling` and `pad` as in `read_frames`; for "random" set `epoch` before each
+    epoch, and every clip shows other frames in it. VideoError when the folder is
     missing, has no class folders, holds an unknown class, or a class without a video.
     """
 
-    def __init__(self, root, num_frames, size, sampling="uniform", pad=False, classes=None):
+    def __init__(self, root, num_frames, size, sampling="uniform", pad=False, classes=None, seed=0):
         self.root = Path(root)
         if not self.root.is_dir():
             raise VideoError(f"{self.root}: no such folder; it should hold one folder per class")
@@ -44,6 +45,7 @@ class VideoFolder:
                 f"{self.root}: the folders and the classes {self.classes} differ in {odd}"
             )
         self.num_frames, self.size, self.sampling, self.pad = num_frames, size, sampling, pad
+        self.seed, self.epoch = seed, 0
         self.paths, self.labels = [], []
         for label, name in enumerate(self.classes):
             files = [p for p in sorted((self.root / name).iterdir())
@@ -57,7 +59,10 @@ class VideoFolder:
         return len(self.paths)
 
     def __getitem__(self, index):
-        clip = read_frames(self.paths[index], self.num_frames, self.size, self.sampling, self.pad)
+        seed = (self.seed, self.epoch, index)
+        clip = read_frames(
+            self.paths[index], self.num_frames, self.size, self.sampling, self.pad, seed
+        )
         return clip, self.labels[index]
 
     def load(self, cache=None, progress=True):
@@ -68,6 +73,10 @@ class VideoFolder:
         takes its name only when it is complete. Files that cannot be read are one VideoError
         that lists them all.
         """
+        if cache is not None and isinstance(self.sampling, str) and self.sampling == "random":
+            raise ValueError(
+                "a cache would freeze random sampling; read the clips one by one instead"
+            )
         fingerprint = self._fingerprint()
         if cache is not None and (stored := _read_cache(cache, fingerprint)):
             return stored
@@ -118,7 +127,8 @@ class VideoFolder:
             for p in self.paths
         ]
         how = (self.classes, self.num_frames, self.size, self.sampling, self.pad, cv2.__version__)
-        return hashlib.sha256(json.dumps([files, how]).encode()).hexdigest()
+        text = json.dumps([files, how], default=lambda array: array.tolist())
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(clips, labels):

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 class PreNorm(nn.Module):
     """Normalise each token, then call `fn`: `fn(LayerNorm(x))`.
 
-    Shapes: (..., dim) -> whatever `fn` returns. Source: the paper, equations 5 and 8-9.
+    Shapes: (..., dim) -> whatever `fn` returns. Source: the paper, equations 2-4 and 9.
     """
 
     def __init__(self, dim, fn):
@@ -100,7 +100,7 @@ class Attention(nn.Module):
     """Multi-head self-attention among the tokens of each group. It knows no space and no time.
 
     Shapes: (groups, n, dim) -> (groups, n, dim). ValueError when the heads do not divide dim.
-    Source: the paper, equations 5-8.
+    Source: the paper, equations 2-8.
     """
 
     def __init__(self, dim, heads, dropout=0.0):
@@ -157,8 +157,9 @@ def smooth_embedding(length, dim, waves=4):
     """Position vectors in which neighbours are alike: random mixtures of a few slow cosines.
 
     Shapes: -> (length, dim), with a standard deviation of about 1. The slowest cosine turns half a
-    circle over the whole length, the fastest `waves` half circles. Our choice, measured in lesson
-    11; the paper starts from a pretrained image model's positions and from zeros for time.
+    circle over the whole length, the fastest `waves` half circles. Our choice: its size is
+    what training needs, its smoothness does no harm (lesson 11). The paper starts from a pretrained
+    image model's positions, and from zeros for time.
     """
     position = (torch.arange(length) + 0.5) / length
     cosines = torch.cos(math.pi * torch.arange(1, waves + 1) * position[:, None])  # (length, waves)
@@ -249,7 +250,7 @@ class Block(nn.Module):
     """One transformer block: the attention steps of a scheme, then the feed-forward network.
 
     Shapes: patches (b, t, h, w, dim) and class token (b, dim) -> the same.
-    Source: the paper, figure 2 and equations 8-11.
+    Source: the paper, figure 1 and equations 6, 8, 9 and 11.
     """
 
     def __init__(self, dim, heads, steps, activation="geglu", mult=4, dropout=0.0):
@@ -315,7 +316,8 @@ def resize_model(model, image_size, num_frames):
     """Adapt a model to clips of another size by interpolating its position embeddings.
 
     All other weights stay as they are; the model is changed in place and returned. ValueError
-    when the patch size does not divide the new image size. Source: the paper, section 4.
+    when the patch size does not divide the new image size. Source: Dosovitskiy et al. 2021, arXiv
+    2010.11929, section 3.2.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     grid = patch_grid((height, width), model.embedding.patch_size)

@@ -34,16 +34,20 @@ def _array(values):
 
 _BOXES = {  # part: (text, left, bottom, width, height)
     "frames": ("video file\n→ frames", 0.0, 0.5, 1.5, 1.0),
-    "tokens": ("patches +\npositions\n→ tokens", 1.9, 0.5, 1.5, 1.0),
-    "block": ("", 3.8, 0.0, 7.6, 2.0),
-    "prenorm": ("PreNorm", 4.0, 0.3, 1.3, 1.0),
-    "attention": ("attention", 5.45, 0.3, 1.5, 1.0),
-    "prenorm2": ("PreNorm", 7.4, 0.3, 1.3, 1.0),
-    "feedforward": ("FeedForward", 8.85, 0.3, 2.35, 1.0),
-    "geglu": ("GEGLU", 9.35, 0.36, 1.35, 0.4),
-    "head": ("class token\n→ head", 11.8, 0.5, 1.5, 1.0),
-    "predictions": ("softmax →\npredictions", 13.7, 0.5, 1.5, 1.0),
+    "tokens": ("patches +\npositions\n→ tokens", 1.8, 0.5, 1.5, 1.0),
+    "block": ("", 3.6, 0.0, 8.1, 2.0),
+    "prenorm": ("PreNorm", 3.8, 0.25, 0.42, 1.2),
+    "attention": ("attention\nover time", 4.32, 0.35, 1.6, 1.0),
+    "prenorm2": ("PreNorm", 6.3, 0.25, 0.42, 1.2),
+    "attention2": ("attention\nover space", 6.82, 0.35, 1.6, 1.0),
+    "prenorm3": ("PreNorm", 8.8, 0.25, 0.42, 1.2),
+    "feedforward": ("FeedForward", 9.32, 0.35, 2.15, 1.0),
+    "geglu": ("GEGLU", 9.72, 0.41, 1.35, 0.4),
+    "head": ("class token\n→ head", 12.0, 0.5, 1.5, 1.0),
+    "predictions": ("softmax →\npredictions", 13.8, 0.5, 1.5, 1.0),
 }
+_TWINS = {"prenorm": {"prenorm2", "prenorm3"}, "attention": {"attention2"}}
+_ARROWS = ((1.5, 1.8, 1.0), (3.3, 3.6, 1.0), (5.92, 6.3, 0.85), (8.42, 8.8, 0.85), (11.7, 12.0, 1.0), (13.5, 13.8, 1.0))  # fmt: skip
 
 
 def model_map(*lit):
@@ -53,30 +57,22 @@ def model_map(*lit):
     """
     if unknown := set(lit) - _BOXES.keys():
         raise ValueError(f"unknown parts {sorted(unknown)}; there are {', '.join(_BOXES)}")
-    lit = {*lit, *(["prenorm2"] if "prenorm" in lit else [])}
+    lit = set(lit).union(*(_TWINS.get(part, ()) for part in lit))
     figure, axes = plt.subplots(figsize=(10, 1.65))
     for part, (text, left, bottom, width, height) in _BOXES.items():
         on = part in lit
-        axes.add_patch(plt.Rectangle(
-            (left, bottom), width, height, linewidth=1.2, edgecolor="#333333",
-            facecolor=("#f6b26b" if part != "block" else "#fff2e0") if on else "white",
-        ))  # fmt: skip
-        high = 1.03 if part == "feedforward" else bottom + height / 2
-        axes.text(
-            left + width / 2,
-            high,
-            text,
-            ha="center",
-            va="center",
-            fontsize=9,
-            weight="bold" if on else "normal",
-        )
-    axes.text(7.6, 1.68, "block × depth: a step over time, a step over space, then the MLP", ha="center",
+        colour = ("#fff2e0" if part == "block" else "#f6b26b") if on else "white"
+        box = plt.Rectangle((left, bottom), width, height, linewidth=1.2, edgecolor="#333333", facecolor=colour)  # fmt: skip
+        axes.add_patch(box)
+        middle = 1.08 if part == "feedforward" else bottom + height / 2
+        axes.text(left + width / 2, middle, text, ha="center", va="center", fontsize=9,
+                  weight="bold" if on else "normal", rotation=90 if text == "PreNorm" else 0)  # fmt: skip
+    axes.text(7.65, 1.72, "block × depth, each part with a skip connection", ha="center",
               va="center", fontsize=9, weight="bold" if "block" in lit else "normal")  # fmt: skip
-    for start, end in ((1.5, 1.9), (3.4, 3.8), (11.4, 11.8), (13.3, 13.7), (6.95, 7.4)):
-        axes.annotate("", (end, 0.8 if start == 6.95 else 1), (start, 0.8 if start == 6.95 else 1),
-                      arrowprops=dict(arrowstyle="->", color="#333333"))  # fmt: skip
-    axes.set(xlim=(-0.1, 15.3), ylim=(-0.1, 2.1))
+    for start, end, height in _ARROWS:
+        arrow = dict(arrowstyle="->", color="#333333")
+        axes.annotate("", (end, height), (start, height), arrowprops=arrow)
+    axes.set(xlim=(-0.1, 15.4), ylim=(-0.1, 2.1))
     axes.axis("off")
 
 
@@ -199,7 +195,9 @@ def bars(names, values, ylabel, title=None, size=(7, 3)):
     """One bar per name, its value written on it."""
     figure, axes = plt.subplots(figsize=size)
     drawn = axes.bar(names, _array(values), color=COLOURS[0], width=0.6)
-    axes.bar_label(drawn, fmt="%.3g", padding=2)
+    labels = [f"{v:,.0f}" if abs(v) >= 100 else f"{v:.2f}" for v in _array(values)]
+    axes.bar_label(drawn, labels=labels, padding=2)
+    axes.margins(y=0.12)
     axes.set(ylabel=ylabel, title=title)
 
 
@@ -273,14 +271,17 @@ def probabilities(clips, values, classes, truth=None):
 
 
 def reliability(confidence, correct, bins=10):
-    """Calibration: mean confidence against accuracy in bins of confidence, with each bin's size."""
+    """Calibration: accuracy against mean confidence in bins of confidence, and the bins' sizes.
+
+    Bins of fewer than ten clips are counted below, but have no point.
+    """
     confidence, correct = _array(confidence), _array(correct).astype(float)
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
     figure, (axes, counts) = plt.subplots(
         2, 1, figsize=(4.5, 4.2), sharex=True, gridspec_kw=dict(height_ratios=(3, 1))
     )
-    used = [k for k in range(bins) if (place == k).any()]
+    used = [k for k in range(bins) if (place == k).sum() >= 10]  # fewer say nothing
     axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="perfect")
     axes.plot(
         [confidence[place == k].mean() for k in used],

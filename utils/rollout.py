@@ -18,17 +18,16 @@ def step_matrix(step, patches, cls):
     """
     _, t, h, w, _ = patches.shape
     tokens = rearrange(patches, f"b t h w d -> {step.pattern} d")
-    places = rearrange(
-        torch.arange(1, t * h * w + 1).view(1, t, h, w), f"b t h w -> {step.pattern}"
-    )
+    places = torch.arange(1, t * h * w + 1, device=patches.device).view(1, t, h, w)
+    places = rearrange(places, f"b t h w -> {step.pattern}")
     if step.with_class:
         tokens = torch.cat([repeat(cls, "1 d -> g 1 d", g=len(tokens)), tokens], dim=1)
-        places = torch.cat([torch.zeros(len(places), 1, dtype=torch.long), places], dim=1)
+        places = torch.cat([places.new_zeros(len(places), 1), places], dim=1)
     normed = step.attention.norm(tokens)
     weights = step.attention.fn.weights(normed).mean(1)  # (groups, queries, keys)
 
     size = 1 + t * h * w
-    matrix = torch.zeros(size, size)
+    matrix = patches.new_zeros(size, size)
     for group, place in zip(weights, places):
         matrix[place[:, None], place[None, :]] += group
     if not step.with_class:
@@ -49,13 +48,18 @@ def attention_rollout(model, clip):
         raise ValueError(
             "attention rollout needs a class token that sees the whole clip; scheme 'space' has one per frame"
         )
+    was_training = model.training
     model.eval()
-    patches, cls = model.embedding(to_video(clip[None]))
-    total = torch.eye(1 + patches[0, ..., 0].numel())
+    patches, cls = model.embedding(to_video(clip[None]).to(model.head.weight.device))
+    itself = torch.eye(1 + patches[0, ..., 0].numel(), device=patches.device)
+    total = itself
     for block in model.blocks:
         for step in block.steps:
-            total = (0.5 * step_matrix(step, patches, cls) + 0.5 * torch.eye(len(total))) @ total
+            total = (
+                (step_matrix(step, patches, cls) + itself) / 2 @ total
+            )  # the later step leftmost
             patches, cls = step(patches, cls)
         patches, cls = patches + block.feed_forward(patches), cls + block.feed_forward(cls)
+    model.train(was_training)
     onto_patches = total[0, 1:].view(patches.shape[1:4])
     return onto_patches / onto_patches.sum()

@@ -5,6 +5,7 @@ batch of them into what the model takes. Weights and runs are safetensors files:
 no code.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -82,7 +83,11 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     run = dict(model=getattr(model, "config", None), clips=len(clips), epochs=epochs, batch_size=batch_size,
                peak_lr=peak_lr, weight_decay=weight_decay, warm_up=warm_up, clip_norm=clip_norm, seed=seed,
                augment=getattr(augment, "__name__", None))  # fmt: skip
+    gpus = [device] if device.type == "cuda" else []
     first, history, sums = 0, [], [0.0, 0]
+    if checkpoint is not None:
+        run["data"] = hashlib.sha256(np.ascontiguousarray(clips)).hexdigest()
+        run["data"] += hashlib.sha256(np.ascontiguousarray(labels)).hexdigest()
     if checkpoint is not None and Path(checkpoint).exists():
         first, history, sums = load_run(checkpoint, model, optimizer, run)
 
@@ -100,7 +105,7 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak_lr, warm_up)
-        with torch.random.fork_rng(devices=[]):  # for dropout, without touching the caller's seed
+        with torch.random.fork_rng(devices=gpus):  # for dropout; the caller's seed stays untouched
             torch.manual_seed(seed * 1_000_003 + step)
             logits = model(to_video(batch).to(device))
         targets = torch.as_tensor(targets, device=device)
@@ -143,7 +148,7 @@ def _save_atomically(tensors, path, metadata):
     part = path.with_name(f".{path.name}.part")
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata)
-        with open(part, "rb") as file:
+        with open(part, "rb+") as file:  # some systems flush only what may be written
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:

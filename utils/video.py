@@ -8,6 +8,7 @@ import os
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import cv2
@@ -119,7 +120,7 @@ def fit_frame(frame, size):
     Shapes: (height, width, 3) uint8 -> (*size, 3) uint8. `size` is an int (square) or
     (height, width), in pixels.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = (size, size) if isinstance(size, Integral) else size
     scale = max(height / frame.shape[0], width / frame.shape[1])
     new_height, new_width = (
         max(height, round(frame.shape[0] * scale)),

@@ -45,6 +45,26 @@ def test_it_feeds_a_torch_loader(root):
     assert clips.shape == (5, 4, 8, 8, 3) and labels.tolist() == [0, 0, 0, 1, 1]
 
 
+def test_random_sampling_differs_between_epochs_and_can_be_repeated(tmp_path):
+    (tmp_path / "videos" / "count").mkdir(parents=True)
+    clip = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((16, 16, 3), np.uint8) * 6
+    write_video(tmp_path / "videos" / "count" / "a.mkv", clip)
+    write_video(tmp_path / "videos" / "count" / "b.mkv", clip)
+    folder = VideoFolder(tmp_path / "videos", 8, 16, sampling="random")
+    first, other = folder[0][0], folder[1][0]
+    assert np.array_equal(first, folder[0][0]) and not np.array_equal(first, other)
+    folder.epoch = 1
+    assert not np.array_equal(first, folder[0][0])
+    with pytest.raises(ValueError, match="freeze random sampling"):
+        folder.load(tmp_path / "cache", progress=False)
+
+
+def test_numpy_sizes_and_indices_are_welcome(root, tmp_path):
+    folder = VideoFolder(root, 3, np.int64(8), sampling=np.arange(3))
+    clips, _ = folder.load(tmp_path / "cache", progress=False)
+    assert clips.shape == (5, 3, 8, 8, 3)
+
+
 def test_load_is_every_item_in_order(root):
     folder = VideoFolder(root, 4, 8)
     clips, labels = folder.load(progress=False)

@@ -26,9 +26,15 @@ SMALL = dict(
 
 
 def awake(module):
-    """Random numbers in every parameter, so that nothing hides behind a zero."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.3)
+    """Random numbers in every parameter, so that nothing hides behind a zero.
+
+    The scales of the norms stay near 1: with small ones attention would be flat, and a mistake in
+    it would hide.
+    """
+    for inner in module.modules():
+        for name, parameter in inner.named_parameters(recurse=False):
+            is_scale = isinstance(inner, nn.LayerNorm) and name == "weight"
+            nn.init.normal_(parameter, mean=float(is_scale), std=0.2)
     return module.eval()
 
 

@@ -6,7 +6,7 @@ from utils.dataset import VideoFolder
 from utils.experiments import DATA, motion_data
 from utils.model import TimeSformer
 from utils.motion import _TURN, CLASSES, VELOCITY, augment, make_clip, make_clips, write_dataset
-from utils.training import evaluate, fit, load_model
+from utils.training import evaluate, fit, load_model, predict
 
 
 def brightness_centre(clip):
@@ -137,11 +137,15 @@ def trained():
 CHANCE = 1 / 6
 
 
-def test_shuffled_frames_are_worth_nothing(trained):
+def test_shuffled_frames_tell_the_axis_but_not_the_direction(trained):
+    """The bag of frames shows along which line the object was; which way it went must be a coin."""
     model, clips, labels = trained
     rng = np.random.default_rng(0)
     shuffled = np.stack([clip[rng.permutation(8)] for clip in clips])
-    assert evaluate(model, (shuffled, labels)) < 2 * CHANCE
+    said = predict(model, shuffled).argmax(-1).numpy()
+    same_axis = said // 2 == labels // 2
+    assert (said == labels).mean() < 0.55
+    assert 0.4 < (said == labels)[same_axis].mean() < 0.6
 
 
 def test_one_frame_repeated_is_worth_nothing(trained):

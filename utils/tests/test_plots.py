@@ -33,7 +33,7 @@ def drawn():
 def test_map_lights_what_it_is_asked_to(clips):
     plots.model_map("prenorm")
     bold = [t.get_text() for t in plt.gcf().findobj(plt.Text) if t.get_weight() == "bold"]
-    assert bold == ["PreNorm", "PreNorm"]
+    assert bold == ["PreNorm"] * 3
     with pytest.raises(ValueError, match=r"\['tokenz'\].*tokens"):
         plots.model_map("tokenz")
 

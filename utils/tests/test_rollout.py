@@ -63,7 +63,8 @@ def test_on_the_trained_model_it_is_a_distribution_that_favours_the_object():
     clips, _ = make_clips(60, seed=9)
     shares, areas = [], []
     for clip in clips:
-        share = attention_rollout(model, clip)
+        share = attention_rollout(model.train(), clip)
+        assert model.training  # left in the mode it was in
         assert share.shape == (8, 4, 4) and share.min() >= 0
         torch.testing.assert_close(share.sum(), torch.tensor(1.0))
         bright = torch.as_tensor(clip.max(-1) > 130).float().view(8, 4, 8, 4, 8).mean((2, 4))

@@ -107,26 +107,17 @@ def test_too_few_clips(data):
 
 
 def test_a_finished_run_is_not_run_again(data, tmp_path):
-    model = tiny()
-    history = fit(model, data, epochs=2, batch_size=8, checkpoint=tmp_path / "run", progress=False)
-    other = tiny(1)
-    assert (
-        fit(other, data, epochs=2, batch_size=8, checkpoint=tmp_path / "run", progress=False)
-        == history
-    )
-    assert same_weights(model, other)
-    with pytest.raises(
-        ValueError, match=r"run: holds another training run \(there: \{'peak_lr': 0.004\}\)"
-    ):
-        fit(
-            tiny(),
-            data,
-            epochs=2,
-            batch_size=8,
-            peak_lr=1e-3,
-            checkpoint=tmp_path / "run",
-            progress=False,
-        )
+    def run(model, data=data, **how):
+        how = dict(epochs=2, batch_size=8, checkpoint=tmp_path / "run", progress=False) | how
+        return fit(model, data, **how)
+
+    model, other = tiny(), tiny(1)
+    history = run(model)
+    assert run(other) == history and same_weights(model, other)
+    with pytest.raises(ValueError, match=r"run: holds another training run \(there: \{'peak_lr'"):
+        run(tiny(), peak_lr=1e-3)
+    with pytest.raises(ValueError, match=r"run: holds another training run \(there: \{'data'"):
+        run(tiny(), data=(data[0][::-1], data[1]))
 
 
 RUN = """
