@@ -187,7 +187,9 @@ def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2
             axes.plot(_array(x), values, color=colour, marker=mark if marks else None, markersize=4,
                       alpha=1 if len(y) == 1 else 0.75, label=name if run == 0 else None)  # fmt: skip
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
-    if len(ys) > 1:
+    if len(ys) > 4:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    elif len(ys) > 1:
         axes.legend()
 
 

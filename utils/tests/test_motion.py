@@ -102,7 +102,9 @@ def test_written_clips_come_back_as_they_were(tmp_path):
     made, made_labels = make_clips(24, (7, 0))
     order = np.argsort([int(path.stem) for path in folder.paths])
     assert np.array_equal(labels[order], made_labels)
-    assert np.abs(clips[order].astype(int) - made).mean() < 8  # mp4v costs a little
+    # mp4v smooths the noise away; still each file is closest to the clip that it was made from
+    distance = np.abs(clips[order, None].astype(int) - made[None]).mean((2, 3, 4, 5))
+    assert distance.argmin(1).tolist() == list(range(24)) and distance.diagonal().max() < 15
     assert len(VideoFolder(root / "test", 8, 32, classes=CLASSES)) == 12
 
     stamp = (root / "made_with.json").stat().st_mtime_ns
