@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from utils.video import VIDEO_SUFFIXES, VideoError, count_frames, read_frames, sample_indices
 
@@ -25,6 +26,7 @@ def pyav_frames(path, num_frames):
             if index in wanted:
                 tone = dict(dst_color_trc=BT709) if frame.color_trc in HDR else {}
                 kept.append(reformatter.reformat(frame, format="rgb24", **tone).to_ndarray())
+        np.stack(kept)
     return time.perf_counter() - started
 
 

@@ -68,6 +68,16 @@ def _claimed_frames(capture):
     return int(claimed) if 0 < claimed < 1e9 else None
 
 
+def _count_packets(path):
+    """How many compressed frames the file holds: a quick guess, since nothing is decoded."""
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    packets = 0
+    while capture.grab():
+        packets += 1
+    capture.release()
+    return packets
+
+
 def _codec(capture):
     code = int(capture.get(cv2.CAP_PROP_FOURCC))
     return "".join(chr(code >> shift & 255) for shift in (0, 8, 16, 24)).strip("\0 ") or "unknown"
@@ -136,6 +146,8 @@ def fit_frame(frame, size):
 def _walk(capture, wanted, to_end, size, path):
     """Decode in order, keep the `wanted` indices (None: all) and say how many frames there were.
 
+    The frames kept are still in OpenCV's order of colours, blue first.
+
     Seeking is not an option: OpenCV lands on wrong frames in files with uneven timestamps. A
     frame that is not wanted is decoded (the next ones need it) but never converted to RGB.
     """
@@ -146,7 +158,6 @@ def _walk(capture, wanted, to_end, size, path):
             found, frame = capture.retrieve()
             if not found:
                 raise VideoError(f"{path}: frame {count} is damaged and cannot be decoded")
-            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
             frames[count] = frame if size is None else fit_frame(frame, size)
         count += 1
     if not count:
@@ -194,8 +205,9 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
             indices = range(min(num_frames, total))
         else:
             # Which frames to keep depends on how many there are, which is only known at the end.
-            # Bet on the claim and on one less (the common lie), so that one pass mostly suffices.
-            bets = [bet for bet in (claimed, (claimed or 0) - 1) if bet and bet > 0]
+            # Bet on the claim, and on one less (the common lie), so that one pass mostly suffices.
+            bet = claimed or _count_packets(path)
+            bets = [total for total in (bet, bet - 1) if total > 0]
             wanted = {int(index) for bet in bets for index in choose(bet)}
             frames, total = _walk(capture, wanted, to_end=True, size=size, path=path)
             indices = choose(total)
@@ -213,12 +225,17 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
         warnings.warn(
             f"{path}: claims {claimed} frames, {total} decode", VideoWarning, stacklevel=2
         )
-    clip = [frames[int(index)] for index in indices]
+    chosen = [frames[int(index)] for index in indices]
     if num_frames is not None:
-        clip += [clip[-1]] * (num_frames - len(clip))
-    if len({frame.shape for frame in clip}) > 1:
-        raise VideoError(f"{path}: the frame size changes within the clip; give a size to read it")
-    return np.stack(clip)
+        chosen += [chosen[-1]] * (num_frames - len(chosen))
+    clip = np.empty((len(chosen), *chosen[0].shape), np.uint8)
+    for place, frame in zip(clip, chosen):
+        if frame.shape != place.shape:
+            raise VideoError(
+                f"{path}: the frame size changes within the clip; give a size to read it"
+            )
+        cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=place)
+    return clip
 
 
 def write_video(path, frames, fps=8.0, codec=None):
