@@ -220,7 +220,7 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
     if missing:  # the claim was further off: a second pass, now with the true count
         with _opened(path) as capture:
             frames |= _walk(capture, missing, to_end=False, size=size, path=path)[0]
-    reached_end = not explicit and sampling != "first" or num_frames is None and not explicit
+    reached_end = not explicit and (sampling != "first" or num_frames is None)
     if reached_end and claimed and total < 0.95 * claimed - 1:
         warnings.warn(
             f"{path}: claims {claimed} frames, {total} decode", VideoWarning, stacklevel=2
