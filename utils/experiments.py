@@ -1,5 +1,8 @@
 """The measurements behind the course's claims: `python -m utils.experiments NAME`.
 
+    a grid         {grids}:
+                   trains every line of one of lesson 13's and lesson 01's tables with five seeds and
+                   writes data/experiments/NAME.json; `all` does one grid after the other
     motion-seeds   train the course's model on the motion clips with five seeds, read from .mp4
                    files; writes data/motion_seeds.json, and the first seed's model to
                    data/motion_divided.safetensors
@@ -9,31 +12,29 @@
     samples        write the sample clips to data/samples
     overview       draw the README's picture, data/overview.gif
 
-An experiment that was killed goes on where it stopped.
+An experiment that was killed goes on where it stopped. A results file that was made with other
+settings is never overwritten: move it away first. `--check` trains one line of every grid's table again
+(or of the one named) and compares.
 """
 
 import argparse
 import json
 import os
-import platform
 import time
-from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
-from utils import plots
+from utils import plots, tables
 from utils.dataset import VideoFolder
+from utils.grids import GRIDS, turn_only
 from utils.model import TimeSformer
 from utils.motion import CLASSES, augment, make_clip, make_counter, write_dataset
 from utils.rollout import attention_rollout
+from utils.tables import CACHE, DATA, machine, write_whole
 from utils.training import evaluate, fit, load_model, predict, save_model
+from utils.variants import no_time, random_time, small_time
 from utils.video import read_frames, write_video
-
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "data"
-CACHE = DATA / "cache"
 
 # The course's model and recipe; lesson 11 spells them out.
 MODEL = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4)
@@ -67,14 +68,6 @@ def train_motion(
     return model, history, time.perf_counter() - started
 
 
-def machine():
-    """What a measurement was made on: enough to judge its seconds, nothing private."""
-    return dict(
-        processor=platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads(), system=platform.system(),
-        python=platform.python_version(), torch=torch.__version__, opencv=cv2.__version__,
-    )  # fmt: skip
-
-
 def _measure(results, variant, seed, stored, **how):
     """Train one variant with one seed and add a line to the results file; skip what is there."""
     if any(row["variant"] == variant and row["seed"] == seed for row in stored["rows"]):
@@ -90,18 +83,21 @@ def _measure(results, variant, seed, stored, **how):
         train_accuracy=[round(epoch["accuracy"], 4) for epoch in history],
     )
     stored["rows"].append(row)
-    results.write_text(json.dumps(stored, indent=1) + "\n")
+    write_whole(results, json.dumps(stored, indent=1) + "\n")
     run.unlink()
     print(f"{variant}, seed {seed}: {row['test_accuracy']:.1%}, {row['seconds']} s", flush=True)
     return model, row
 
 
 def _stored(results):
-    """The results file, or an empty one if it was made with other settings."""
-    setting = dict(model=MODEL, recipe=RECIPE, machine=machine())
-    stored = json.loads(results.read_text()) if results.exists() else {}
-    same = {name: stored.get(name) for name in setting} == setting
-    return stored if same else dict(**setting, rows=[])
+    """The results file, or a new one. ValueError if it was made with other settings."""
+    setting = dict(model=MODEL, recipe=RECIPE)
+    if not results.exists():
+        return dict(**setting, machine=machine(), rows=[])
+    stored = json.loads(results.read_text())
+    if {name: stored.get(name) for name in setting} != setting:
+        raise ValueError(f"{results}: made with another model or recipe; move it away first")
+    return stored
 
 
 def motion_seeds():
@@ -112,26 +108,6 @@ def motion_seeds():
         done = _measure(results, "the recipe", seed, stored)
         if done and seed == 0:
             save_model(done[0], DATA / "motion_divided.safetensors", classes=CLASSES, **done[1])
-
-
-def random_time(model):
-    """Plain random time embeddings: every frame's vector as far from its neighbour's as from any."""
-    torch.nn.init.normal_(model.embedding.time)
-
-
-def small_time(model):
-    """The usual start of position embeddings: random with a standard deviation of 0.02."""
-    torch.nn.init.normal_(model.embedding.time, std=0.02)
-
-
-def no_time(model):
-    """No time embedding: zeros that stay zero."""
-    torch.nn.init.zeros_(model.embedding.time).requires_grad_(False)
-
-
-def turn_only(clips, labels, rng):
-    """The augmentation that forgets the labels: a mirrored "left" is still called "left"."""
-    return augment(clips, labels, rng)[0], labels
 
 
 def recipe_variants():
@@ -171,16 +147,35 @@ def overview():
     plots.overview(DATA / "overview.gif", large, maps, predict(model, clips), CLASSES)
 
 
-EXPERIMENTS = {
+OTHERS = {
     "motion-seeds": motion_seeds,
     "recipe-variants": recipe_variants,
     "samples": samples,
     "overview": overview,
 }
 
-if __name__ == "__main__":
+
+def main():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__.format(grids=", ".join(GRIDS)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=EXPERIMENTS)
-    EXPERIMENTS[parser.parse_args().name]()
+    parser.add_argument("name", nargs="?", default="all", choices=["all", *GRIDS, *OTHERS])
+    parser.add_argument("--check", action="store_true", help="train one line of each table again")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    arguments = parser.parse_args()
+    if arguments.name in OTHERS:
+        if arguments.check:
+            parser.error("--check is for the grids")
+        return OTHERS[arguments.name]()
+    names = GRIDS if arguments.name == "all" else [arguments.name]
+    if arguments.check:
+        problems = [problem for name in names for problem in tables.check(name)]
+        raise SystemExit("\n".join(problems) if problems else 0)
+    for name in names:
+        tables.fill(name, arguments.jobs)
+        print(tables.as_text(name), flush=True)
+
+
+if __name__ == "__main__":
+    main()

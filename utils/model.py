@@ -191,7 +191,7 @@ class VideoEmbedding(nn.Module):
         return patches, repeat(self.cls, "d -> b d", b=len(video))
 
 
-# Lessons 07 and 08 ----------------------------------------------------------------------------
+# Lesson 07 ------------------------------------------------------------------------------------
 
 
 class Step(NamedTuple):
@@ -199,19 +199,57 @@ class Step(NamedTuple):
 
     Axes in the first bracket are folded into the batch and never mix; axes after it attend to
     each other. `with_class`: the class token takes part. `extra`: an image ViT has no such step,
-    so it ends in a linear map that starts at zero.
+    so it ends in a linear map that starts at zero. `grid`: how the patch grid is cut before it is
+    folded; i, j and k have length 2, so "(i h)" is two halves and "(h i)" is every second row.
     """
 
     pattern: str
     with_class: bool = True
     extra: bool = False
+    grid: str = "b t h w"
 
 
 SCHEMES = {
     "space": [Step("(b t) (h w)")],
     "joint": [Step("b (t h w)")],
     "divided": [Step("(b h w) t", with_class=False, extra=True), Step("(b t) (h w)")],
+    "local+global": [
+        Step("(b i j) (t h w)", grid="b t (i h) (j w)"),
+        Step("(b i j k) (t h w)", grid="b (t i) (h j) (w k)", extra=True),
+    ],
+    "axial": [
+        Step("(b h w) t", with_class=False, extra=True),
+        Step("(b t h) w"),
+        Step("(b t w) h", extra=True),
+    ],
 }
+
+
+def axis_sizes(step, t, h, w):
+    """The length of each axis in a step's pattern. ValueError when an odd length is to be halved."""
+    uncut = step.grid.split()
+    halved = [axis for axis in "thw" if axis not in uncut]
+    sizes = dict(t=t, h=h, w=w)
+    if any(sizes[axis] % 2 for axis in halved):
+        raise ValueError(f"this attention step halves {' and '.join(halved)} of the patch grid, and "
+                         f"{t} frames x {h} rows x {w} columns are not all even there")  # fmt: skip
+    sizes |= {axis: sizes[axis] // 2 for axis in halved}
+    return sizes | {part: 2 for part in "ijk" if part in step.grid}
+
+
+def fold(patches, step):
+    """Gather the tokens that may attend to each other: (b, t, h, w, d) -> (groups, n, d)."""
+    sizes = axis_sizes(step, *patches.shape[1:4])
+    return rearrange(patches, f"{step.grid} d -> {step.pattern} d", **sizes)
+
+
+def unfold(tokens, step, t, h, w):
+    """Put the tokens back in their places: (groups, n, d) -> (b, t, h, w, d)."""
+    sizes = axis_sizes(step, t, h, w)
+    return rearrange(tokens, f"{step.pattern} d -> {step.grid} d", **sizes)
+
+
+# Lesson 08 ------------------------------------------------------------------------------------
 
 
 class AttentionStep(nn.Module):
@@ -223,7 +261,7 @@ class AttentionStep(nn.Module):
 
     def __init__(self, dim, heads, step, dropout=0.0):
         super().__init__()
-        self.pattern, self.with_class = step.pattern, step.with_class
+        self.step = step
         self.attention = PreNorm(dim, Attention(dim, heads, dropout))
         self.project = nn.Linear(dim, dim) if step.extra else nn.Identity()
         if step.extra:
@@ -232,18 +270,17 @@ class AttentionStep(nn.Module):
 
     def forward(self, patches, cls):
         b, t, h, w, _ = patches.shape
-        tokens = rearrange(patches, f"b t h w d -> {self.pattern} d")  # (groups, n, dim)
-        if self.with_class:
+        tokens = fold(patches, self.step)  # (groups, n, dim)
+        if self.step.with_class:
             copies = repeat(cls, "b d -> (b g) 1 d", g=len(tokens) // b)
             tokens = torch.cat([copies, tokens], dim=1)  # (groups, 1 + n, dim)
 
         tokens = self.project(self.attention(tokens))
 
-        if self.with_class:
+        if self.step.with_class:
             copies, tokens = tokens[:, 0], tokens[:, 1:]
             cls = cls + reduce(copies, "(b g) d -> b d", "mean", b=b)
-        patches = patches + rearrange(tokens, f"{self.pattern} d -> b t h w d", b=b, t=t, h=h, w=w)
-        return patches, cls
+        return patches + unfold(tokens, self.step, t, h, w), cls
 
 
 class Block(nn.Module):
@@ -272,8 +309,8 @@ class TimeSformer(nn.Module):
 
     `image_size` is the side of a square frame or (height, width), in pixels. `forward(video)`
     takes (b, t, c, height, width) float32, normalised, and returns logits (b, num_classes);
-    `forward_features(video)` returns (b, dim). ValueError for an unknown scheme, and for a clip
-    of another size than the model's (see `resize_model`). Source: the paper, section 3.
+    `forward_features(video)` returns (b, dim). ValueError for an unknown scheme, for sizes that
+    the scheme cannot split, and for a clip of another size than the model's (see `resize_model`). Source: the paper, section 3.
     """
 
     def __init__(self, num_classes, image_size, num_frames, patch_size, dim, depth, heads,
@@ -287,6 +324,10 @@ class TimeSformer(nn.Module):
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.clip_shape = (num_frames, 3, height, width)
         self.per_frame = scheme == "space"  # frames meet only at the very end
+        for step in SCHEMES[
+            scheme
+        ]:  # a clip that the scheme cannot split is an error now, not later
+            axis_sizes(step, num_frames, *patch_grid((height, width), patch_size))
         with_time = not self.per_frame
         self.embedding = VideoEmbedding((height, width), num_frames, patch_size, dim, with_time)
         self.blocks = nn.ModuleList(
@@ -316,11 +357,14 @@ def resize_model(model, image_size, num_frames):
     """Adapt a model to clips of another size by interpolating its position embeddings.
 
     All other weights stay as they are; the model is changed in place and returned. ValueError
-    when the patch size does not divide the new image size. Source: Dosovitskiy et al. 2021, arXiv
+    when the patch size does not divide the new image size, or the scheme cannot split the new patch
+    grid; the model is then as it was. Source: Dosovitskiy et al. 2021, arXiv
     2010.11929, section 3.2.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     grid = patch_grid((height, width), model.embedding.patch_size)
+    for step in SCHEMES[model.config["scheme"]]:
+        axis_sizes(step, num_frames, *grid)
     space = rearrange(model.embedding.space, "h w d -> 1 d h w")
     space = F.interpolate(space, grid, mode="bicubic")
     model.embedding.space = nn.Parameter(rearrange(space, "1 d h w -> h w d"))

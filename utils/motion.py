@@ -46,8 +46,9 @@ def _covers(shape, x, y):
             return radius < 0.7 + 0.3 * np.cos(5 * angle)
 
 
-def _bright_colour(rng):
-    hsv = np.uint8([[[rng.integers(0, 180), rng.integers(60, 256), rng.integers(200, 256)]]])
+def _bright_colour(rng, hue):
+    hue = rng.integers(0, 180) if hue is None else hue
+    hsv = np.uint8([[[hue, rng.integers(60, 256), rng.integers(200, 256)]]])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0] / 255
 
 
@@ -58,8 +59,8 @@ def _dark_texture(rng, size):
     return blobs + rng.normal(0, 0.02, (size, size, 1))
 
 
-def make_clip(label, rng, num_frames=8, size=32):
-    """One clip of class CLASSES[label].
+def make_clip(label, rng, num_frames=8, size=32, shape=None, hue=None):
+    """One clip of class CLASSES[label]; `shape` (of SHAPES) and `hue` (0 to 179) are drawn if not given.
 
     Shapes: -> (num_frames, size, size, 3) uint8 RGB. From the first frame to the last
     the object travels 0.42 to 0.77 frame widths, or changes its size by a factor of 2 to 2.8.
@@ -81,14 +82,15 @@ def make_clip(label, rng, num_frames=8, size=32):
     columns = (grid - centre[:, 1:] + 0.5) % 1 - 0.5
     y, x = rows[:, :, None] / scale[:, None, None], columns[:, None, :] / scale[:, None, None]
     x, y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
-    first, second, covered = x > 0, x <= 0, _covers(rng.choice(SHAPES), x, y)
+    covered = _covers(rng.choice(SHAPES) if shape is None else shape, x, y)
+    first, second = x > 0, x <= 0
     alpha = [
         (covered & half).reshape(num_frames, size, 2, size, 2).mean((2, 4))[..., None]
         for half in (first, second)
     ]
 
     clip = _dark_texture(rng, size) * (1 - alpha[0] - alpha[1])
-    clip = clip + alpha[0] * _bright_colour(rng) + alpha[1] * _bright_colour(rng)
+    clip = clip + alpha[0] * _bright_colour(rng, hue) + alpha[1] * _bright_colour(rng, hue)
     clip = clip + rng.normal(0, 0.04, clip.shape)
     return (clip.clip(0, 1) * 255).round().astype(np.uint8)
 

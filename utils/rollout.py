@@ -4,8 +4,9 @@ Source: Abnar and Zuidema 2020, arXiv 2005.00928, section 3, taken through the s
 """
 
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 
+from utils.model import fold
 from utils.training import to_video
 
 
@@ -17,10 +18,10 @@ def step_matrix(step, patches, cls):
     are averaged, as the step averages their updates.
     """
     _, t, h, w, _ = patches.shape
-    tokens = rearrange(patches, f"b t h w d -> {step.pattern} d")
-    places = torch.arange(1, t * h * w + 1, device=patches.device).view(1, t, h, w)
-    places = rearrange(places, f"b t h w -> {step.pattern}")
-    if step.with_class:
+    tokens = fold(patches, step.step)
+    places = torch.arange(1, t * h * w + 1, device=patches.device).view(1, t, h, w, 1)
+    places = fold(places, step.step)[..., 0]
+    if step.step.with_class:
         tokens = torch.cat([repeat(cls, "1 d -> g 1 d", g=len(tokens)), tokens], dim=1)
         places = torch.cat([places.new_zeros(len(places), 1), places], dim=1)
     normed = step.attention.norm(tokens)
@@ -30,7 +31,7 @@ def step_matrix(step, patches, cls):
     matrix = patches.new_zeros(size, size)
     for group, place in zip(weights, places):
         matrix[place[:, None], place[None, :]] += group
-    if not step.with_class:
+    if not step.step.with_class:
         matrix[0, 0] = 1
     return matrix / matrix.sum(-1, keepdim=True)  # the class token's row was added once per group
 

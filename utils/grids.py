@@ -1,0 +1,166 @@
+"""What the experiments measure: each grid is a list of `Run`s, and each run is trained with five seeds.
+
+Three questions are asked about the same clips. "motion": which way does the object go (no single
+frame tells)? "hue": what colour is it, and "shape": what shape has it (every frame tells)?
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from utils import variants
+from utils.motion import CLASSES, augment, make_clip
+from utils.variants import convolutions_3d, frame_differences, transformer
+
+SIZES = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4,
+             scheme="divided", activation="geglu", mult=4)  # fmt: skip
+BUDGET = dict(epochs=3, batch_size=16, peak_lr=2.5e-3, weight_decay=0.05, warm_up=0.05)
+CLIPS = dict(train=3200, test=1000)  # 3 epochs are 600 steps
+SEEDS = range(5)
+HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")  # 30 steps of OpenCV's circle apart
+SHAPES = ("disc", "square", "triangle", "cross", "ring", "star")
+TASKS = {"motion": CLASSES, "hue": HUES, "shape": SHAPES}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One line of a table: a network, a question and a budget. `variant` and `task` name it."""
+
+    variant: str
+    task: str = "motion"
+    build: Callable = transformer  # called with the sizes
+    change: Callable | None = None  # from utils.variants: what is done to the fresh model
+    sizes: dict = field(default_factory=dict)  # what differs from SIZES
+    budget: dict = field(default_factory=dict)  # what differs from BUDGET
+    features: bool = False  # also measure how well the classes lie apart in feature space
+
+    def setting(self):
+        """All that decides the result, except the seed, as plain JSON."""
+        return dict(
+            build=self.build.__name__,
+            change=self.change and self.change.__name__,
+            sizes=SIZES | self.sizes,
+            budget=BUDGET | self.budget,
+            clips=CLIPS,
+            features=self.features,
+        )
+
+
+@lru_cache(maxsize=2)
+def _clips(split, num_frames, size):
+    """The clips, and their labels for each task. Every clip has its own seed."""
+    n = CLIPS[split]
+    rng = np.random.default_rng((len(split), n))
+    labels = {task: rng.permutation(np.arange(n) % 6) for task in TASKS}
+    clips = []
+    for number in range(n):
+        own = np.random.default_rng((len(split), number))
+        motion, hue, shape = (labels[task][number] for task in TASKS)
+        hue = (30 * hue + own.integers(-9, 10)) % 180
+        clips.append(make_clip(motion, own, num_frames, size, SHAPES[shape], hue))
+    return np.stack(clips), labels
+
+
+def task_clips(task, split="train", num_frames=8, size=32):
+    """The clips with the labels of one question: "motion", "hue" or "shape".
+
+    Shapes: -> clips (n, num_frames, size, size, 3) uint8, labels (n,) int64. The objects and their
+    paths are the same at every size and number of frames; ValueError for another task.
+    """
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
+    clips, labels = _clips(split, num_frames, size)
+    return clips, labels[task]
+
+
+def turn_only(clips, labels, rng):
+    """The augmentation of clips whose label does not change when they are turned."""
+    return augment(clips, labels, rng)[0], labels
+
+
+AUGMENT = {"motion": augment, "hue": turn_only, "shape": turn_only}
+LONG = dict(epochs=9)
+
+
+def _scheme(name, **more):
+    return Run(name, sizes=dict(scheme=name), **more)
+
+
+def _schemes(**mults):
+    """Schemes × two questions; `mults` widens or narrows a scheme's MLP."""
+    return [
+        Run(scheme, task, sizes=dict(scheme=scheme, mult=mult))
+        for task in ("motion", "hue")
+        for scheme, mult in mults.items()
+    ]
+
+
+_DEEP = dict(depth=12, patch_size=16)
+_GELU = dict(
+    activation="gelu", mult=6
+)  # mult 6 without a gate has the parameters of mult 4 with one
+
+GRIDS = {
+    "skips": [
+        Run("whole model"),
+        Run("no skips", change=variants.no_skips),
+        Run("no attention skips", change=variants.no_attention_skips),
+        Run("no MLP", change=variants.no_mlp),
+    ],
+    "schemes": _schemes(**{"space": 4, "joint": 4, "divided": 4, "local+global": 4, "axial": 4}),
+    "schemes-long": [
+        _scheme(scheme, budget=LONG, features=True)
+        for scheme in ("space", "joint", "divided", "local+global", "axial")
+    ],
+    "schemes-parameters": _schemes(
+        **{"space": 6, "joint": 6, "divided": 4, "local+global": 4, "axial": 2}
+    ),
+    "positions": [
+        Run(variant, task, change=change)
+        for task in ("motion", "shape")
+        for variant, change in {
+            "none": variants.no_positions,
+            "space": variants.no_time,
+            "space-time": None,
+        }.items()
+    ],
+    "frames": [
+        Run(f"{frames} frames", task, sizes=dict(num_frames=frames))
+        for task in ("motion", "shape")
+        for frames in (2, 4, 8, 16)
+    ],
+    "resolution": [
+        Run(f"{size} pixels", task, sizes=dict(image_size=size))
+        for task in ("motion", "shape")
+        for size in (16, 24, 32, 48)
+    ],
+    "order": [
+        Run("time, then space"),
+        Run("space, then time", change=variants.space_first),
+        Run("in parallel", change=variants.parallel),
+    ],
+    "recipe": [
+        Run("as it is"),
+        Run("time step not started at zero", change=variants.awake_time_step),
+        Run("random time embedding", change=variants.random_time),
+        Run("small time embedding", change=variants.small_time),
+        Run("GELU, equal parameters", sizes=_GELU),
+        Run("ReLU, equal parameters", sizes=_GELU, change=variants.relu),
+    ],
+    "norm": [
+        Run(f"{name}, learning rate {lr:g}", sizes=_DEEP, change=change, budget=dict(peak_lr=lr))
+        for lr in (2.5e-3, 5e-4)
+        for name, change in {"pre-norm": None, "post-norm": variants.post_norm}.items()
+    ],
+    "convolution": [
+        Run(variant, task, build)
+        for task in ("motion", "shape")
+        for variant, build in {
+            "divided attention": transformer,
+            "3D CNN": convolutions_3d,
+            "frame differences + 2D CNN": frame_differences,
+        }.items()
+    ],
+}
