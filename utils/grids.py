@@ -104,10 +104,14 @@ _GELU = dict(
 
 GRIDS = {
     "skips": [
-        Run("whole model"),
-        Run("no skips", change=variants.no_skips),
-        Run("no attention skips", change=variants.no_attention_skips),
-        Run("no MLP", change=variants.no_mlp),
+        Run(variant, task, change=change)
+        for task in ("motion", "hue")
+        for variant, change in {
+            "whole model": None,
+            "no skips": variants.no_skips,
+            "no attention skips": variants.no_attention_skips,
+            "no MLP": variants.no_mlp,
+        }.items()
     ],
     "schemes": _schemes(**{"space": 4, "joint": 4, "divided": 4, "local+global": 4, "axial": 4}),
     "schemes-long": [

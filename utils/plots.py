@@ -12,12 +12,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import HTML, Image
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
 from PIL import Image as Picture
 
 from utils.video import write_video
 
 COLOURS = ["#0b5394", "#e69138", "#38761d", "#a61c3c", "#674ea7", "#444444"]
 MARKS = ["o", "s", "^", "D", "v", "P"]  # so that lines can be told apart in greyscale
+STEP_COLOURS = ["#3d85c6", "#f6b26b", "#93c47d"]  # first, second and third step of a block
 CMAP = "viridis"
 plt.rcParams.update({
     "figure.dpi": 100, "figure.constrained_layout.use": True, "font.size": 11, "axes.titlesize": 11,
@@ -162,6 +165,41 @@ def overlay(clip, maps, title=None, numbers=None):
         figure.suptitle(title)
 
 
+def reach(panels, place):
+    """Who sees whom: one row a scheme, one column a frame, one colour a step.
+
+    `panels` maps a name to one boolean map (t, h, w) per step; `place` is the patch that looks,
+    (frame, row, column).
+    """
+    t, h, w = next(iter(panels.values()))[0].shape
+    cell = min(1.5, 9 / t)
+    figure, axes = plt.subplots(
+        len(panels),
+        t,
+        squeeze=False,
+        figsize=(cell * t + 1.6, (cell * h / w + 0.05) * len(panels) + 0.7),
+    )
+    for row, (name, maps) in enumerate(panels.items()):
+        for frame, ax in enumerate(axes[row]):
+            picture = np.ones((h, w, 3))
+            for number, seen in reversed(list(enumerate(maps))):  # the first step on top
+                picture[_array(seen)[frame]] = to_rgb(STEP_COLOURS[number])
+            if frame == place[0]:
+                picture[place[1:]] = to_rgb("#7b0d1e")
+            ax.imshow(picture, extent=(0, w, h, 0))
+            ax.set(xticks=range(w + 1), yticks=range(h + 1), xticklabels=[], yticklabels=[])
+            ax.grid(color="#bbbbbb", linewidth=0.6)
+            ax.tick_params(length=0)
+            ax.spines[:].set_color("#bbbbbb")
+            if row == 0:
+                ax.set_title(f"frame {frame}", fontsize=9)
+        axes[row][0].set_ylabel(name, rotation=0, ha="right", va="center")
+    most = max(len(maps) for maps in panels.values())
+    names = ["the patch that looks"] + [f"{which} step" for which in ("first", "second", "third")[:most]]  # fmt: skip
+    keys = [Patch(color=colour) for colour in ("#7b0d1e", *STEP_COLOURS[:most])]
+    figure.legend(keys, names, loc="outside lower center", ncols=4, fontsize=9)
+
+
 def timeline(total, choices):
     """Which frames each way of sampling takes: `choices` maps a name to frame indices."""
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(choices) + 0.9))
@@ -201,6 +239,41 @@ def bars(names, values, ylabel, title=None, size=(7, 3)):
     axes.bar_label(drawn, labels=labels, padding=2)
     axes.margins(y=0.12)
     axes.set(ylabel=ylabel, title=title)
+
+
+def seeds(table, xlabel="accuracy on 1,000 new clips", chance=None, note=None):
+    """Every seed of every line of a table as a dot, its median as a tick; one panel a task.
+
+    `table` maps (variant, task) to one number per seed; `note`, from (variant, task) to a text that
+    is written at the right of the line, such as the paper's figure.
+    """
+    tasks = list(dict.fromkeys(task for _, task in table))
+    variants = list(dict.fromkeys(variant for variant, _ in table))
+    figure, panels = plt.subplots(
+        1, len(tasks), figsize=(9.5, 0.42 * len(variants) + 1.1), sharey=True, squeeze=False
+    )
+    share = xlabel.startswith("accuracy")
+    for axes, task in zip(panels[0], tasks):
+        for row, variant in enumerate(variants):
+            values = table.get((variant, task))
+            if values is None:
+                continue
+            spread = np.linspace(-0.22, 0.22, len(values))
+            axes.plot(
+                [np.median(values)] * 2, [row - 0.38, row + 0.38], color="black", linewidth=1.5
+            )
+            axes.scatter(values, row + spread, color=COLOURS[row % 6], s=28, alpha=0.8, zorder=3)
+            if note:
+                axes.text(1.02, row, note.get((variant, task), ""), va="center", fontsize=9,
+                          transform=axes.get_yaxis_transform())  # fmt: skip
+        if chance is not None:
+            axes.axvline(chance, color="#999999", linestyle="--", linewidth=1, zorder=0)
+            axes.text(chance, -0.62, "chance", ha="center", fontsize=8, color="#666666")
+        axes.set(title=task, xlabel=xlabel, xlim=(0, 1.03) if share else None)
+        axes.set_yticks(range(len(variants)), variants)
+        axes.set_ylim(len(variants) - 0.5, -0.75)
+        axes.grid(axis="x", color="#eeeeee")
+        axes.set_axisbelow(True)
 
 
 def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2, size=None):

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import platform
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from time import process_time
@@ -153,6 +154,16 @@ def _measured_elsewhere(run, seed):
     return None
 
 
+def _end_with_parent():
+    """A worker whose parent was killed stops too, instead of training on for nobody."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def fill(name, jobs=1):
     """Train what a grid's results file still lacks, `jobs` runs at a time on one thread each."""
     stored, grid = load(name), GRIDS[name]
@@ -177,7 +188,7 @@ def fill(name, jobs=1):
 
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
     with (
-        ProcessPoolExecutor(max(1, min(jobs, len(missing))), context) as pool,
+        ProcessPoolExecutor(max(1, min(jobs, len(missing))), context, _end_with_parent) as pool,
         tqdm(total=len(missing), desc=name, unit="run") as bar,
     ):
         waiting = []

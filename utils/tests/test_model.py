@@ -13,10 +13,12 @@ from utils.model import (
     TimeSformer,
     attend,
     count_parameters,
+    fold,
     multiply_adds,
     resize_model,
     smooth_embedding,
     to_patches,
+    unfold,
 )
 from utils.published import published_config, published_state  # fmt: skip
 
@@ -66,7 +68,16 @@ def test_logits_equal_the_published_implementation(
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("scheme, millions", [("space", 85.9), ("joint", 85.9), ("divided", 121.4)])
+@pytest.mark.parametrize(
+    "scheme, millions",
+    [
+        ("space", 85.9),
+        ("joint", 85.9),
+        ("divided", 121.4),
+        ("local+global", 121.4),
+        ("axial", 156.8),
+    ],
+)
 def test_parameters_of_table_1(scheme, millions):
     with torch.device("meta"):
         model = TimeSformer(174, 224, 8, 16, 768, 12, 12, scheme, activation="gelu")
@@ -82,7 +93,7 @@ def test_multiply_adds_of_the_published_models(image_size, frames, tera):
     assert round(multiply_adds(model, clips=3) / 1e12, 2) == tera
 
 
-def reach(step, t=3, h=2, w=3, dim=12):
+def reach(step, t=4, h=2, w=6, dim=12):
     """out-position x in-position: does the gradient arrive? The class token is position 0."""
     patches, cls = (
         torch.randn(1, t, h, w, dim).requires_grad_(),
@@ -102,27 +113,103 @@ def reach(step, t=3, h=2, w=3, dim=12):
     return torch.stack(rows)
 
 
+def same_block(a, b):
+    """In the same quarter of a grid of 2 x 6."""
+    return a[1] == b[1] and a[2] // 3 == b[2] // 3
+
+
+def same_parity(a, b):
+    return all((x - y) % 2 == 0 for x, y in zip(a, b))
+
+
+MEET = {
+    "space": [lambda a, b: a[0] == b[0]],
+    "joint": [lambda a, b: True],
+    "divided": [lambda a, b: a[1:] == b[1:], lambda a, b: a[0] == b[0]],
+    "local+global": [same_block, same_parity],
+    "axial": [
+        lambda a, b: a[1:] == b[1:],
+        lambda a, b: a[:2] == b[:2],
+        lambda a, b: (a[0], a[2]) == (b[0], b[2]),
+    ],
+}
+
+
 @pytest.mark.parametrize("scheme, index", [(s, i) for s in SCHEMES for i in range(len(SCHEMES[s]))])
 def test_who_sees_whom(scheme, index):
     step = SCHEMES[scheme][index]
     seen = reach(awake(AttentionStep(12, 3, step)))
-    places = [(t, h, w) for t in range(3) for h in range(2) for w in range(3)]
-    same = {
-        "b (t h w)": lambda a, b: True,
-        "(b t) (h w)": lambda a, b: a[0] == b[0],
-        "(b h w) t": lambda a, b: a[1:] == b[1:],
-    }[step.pattern]
-    expected = torch.tensor([[same(a, b) for b in places] for a in places])
+    places = [(t, h, w) for t in range(4) for h in range(2) for w in range(6)]
+    expected = torch.tensor([[MEET[scheme][index](a, b) for b in places] for a in places])
     assert torch.equal(seen[1:, 1:], expected)
     assert seen[0, 0]
     assert seen[0, 1:].all() if step.with_class else not seen[0, 1:].any()
     assert seen[1:, 0].all() if step.with_class else not seen[1:, 0].any()
 
 
+@pytest.mark.parametrize("scheme, index", [(s, i) for s in SCHEMES for i in range(len(SCHEMES[s]))])
+def test_a_step_equals_attention_in_each_group_gathered_by_hand(scheme, index):
+    step = SCHEMES[scheme][index]
+    module = awake(AttentionStep(12, 3, step))
+    patches, cls = torch.randn(2, 4, 2, 6, 12), torch.randn(2, 12)
+    new_patches, new_cls = module(patches, cls)
+    places = [(t, h, w) for t in range(4) for h in range(2) for w in range(6)]
+    for clip in range(2):
+        updates = []
+        for place in places:
+            members = [other for other in places if MEET[scheme][index](place, other)]
+            tokens = torch.stack([patches[clip][other] for other in members])
+            if step.with_class:
+                tokens = torch.cat([cls[clip, None], tokens])
+            out = module.project(module.attention(tokens[None]))[0]
+            own = members.index(place) + step.with_class
+            torch.testing.assert_close(new_patches[clip][place], patches[clip][place] + out[own])
+            updates.append(out[0])
+        if step.with_class:  # groups have equal sizes: the mean over places is the mean over groups
+            torch.testing.assert_close(new_cls[clip], cls[clip] + torch.stack(updates).mean(0))
+        else:
+            torch.testing.assert_close(new_cls[clip], cls[clip], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_fold_and_unfold_are_opposites(scheme):
+    patches = torch.randn(2, 4, 6, 10, 3)
+    for step in SCHEMES[scheme]:
+        groups = fold(patches, step)
+        assert groups.shape[0] % 2 == 0 and groups.shape[0] * groups.shape[1] == 2 * 4 * 6 * 10
+        assert torch.equal(unfold(groups, step, 4, 6, 10), patches)
+
+
+@pytest.mark.parametrize(
+    "frames, size, odd",
+    [(3, (16, 16), "3 frames"), (4, (12, 16), "3 rows"), (4, (16, 12), "3 columns")],
+)
+def test_sizes_that_cannot_be_halved_are_an_error(frames, size, odd):
+    sizes = SMALL | dict(num_frames=frames, image_size=size)
+    for scheme in SCHEMES:
+        if scheme == "local+global":
+            with pytest.raises(ValueError, match=odd):
+                TimeSformer(**sizes, scheme=scheme)
+        else:
+            TimeSformer(**sizes, scheme=scheme)
+
+
+def test_resize_refuses_what_the_scheme_cannot_split_and_changes_nothing():
+    sizes = SMALL | dict(num_frames=4, image_size=16)
+    model = TimeSformer(**sizes, scheme="local+global")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="5 frames"):
+        resize_model(model, 16, 5)
+    assert model.config["num_frames"] == 4
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert resize_model(model, 24, 6)(torch.randn(1, 6, 3, 24, 24)).shape == (1, 5)
+
+
 def test_clips_of_a_batch_never_mix():
     for scheme in SCHEMES:
-        model = awake(TimeSformer(**SMALL, scheme=scheme))
-        video = torch.randn(4, 3, 3, 8, 12)
+        model = awake(TimeSformer(**SMALL | dict(image_size=(8, 16), num_frames=4), scheme=scheme))
+        video = torch.randn(4, 4, 3, 8, 16)
         torch.testing.assert_close(model(video)[2:3], model(video[2:3]))
 
 
@@ -165,7 +252,7 @@ def test_time_step_learns_although_it_starts_at_zero():
     assert all(block.steps[0].project.weight.grad.abs().max() > 0 for block in model.blocks)
 
 
-@pytest.mark.parametrize("scheme", ["joint", "divided"])
+@pytest.mark.parametrize("scheme", ["joint", "divided", "axial"])
 def test_frame_order_is_told_by_time_embeddings_alone(scheme):
     model = awake(TimeSformer(**SMALL, scheme=scheme))
     video = torch.randn(2, 3, 3, 8, 12)
