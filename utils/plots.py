@@ -268,12 +268,30 @@ def seeds(table, xlabel="accuracy on 1,000 new clips", chance=None, note=None):
                           transform=axes.get_yaxis_transform())  # fmt: skip
         if chance is not None:
             axes.axvline(chance, color="#999999", linestyle="--", linewidth=1, zorder=0)
-            axes.text(chance, -0.62, "chance", ha="center", fontsize=8, color="#666666")
-        axes.set(title=task, xlabel=xlabel, xlim=(0, 1.03) if share else None)
+            axes.text(chance + 0.01, -0.6, "chance", fontsize=8, color="#666666")
+        axes.set(title=task, xlabel=xlabel)
+        if share:
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+            axes.set_xlim(0, 1.03)
         axes.set_yticks(range(len(variants)), variants)
         axes.set_ylim(len(variants) - 0.5, -0.75)
         axes.grid(axis="x", color="#eeeeee")
         axes.set_axisbelow(True)
+
+
+def clouds(panels, labels, classes, columns):
+    """Points in two dimensions, one panel per entry (name -> (n, 2)), one colour and mark a class."""
+    labels = _array(labels)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.2 * columns, 3.0 * rows + 0.5), squeeze=False
+    )
+    for ax, (name, points) in zip(axes.flat, panels.items()):
+        for k, class_name in enumerate(classes):
+            chosen = _array(points)[labels == k]
+            ax.scatter(*chosen.T, s=12, alpha=0.7, color=COLOURS[k], marker=MARKS[k], linewidths=0, label=class_name)  # fmt: skip
+        ax.set(title=name, xticks=[], yticks=[])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, markerscale=2)  # fmt: skip
 
 
 def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2, size=None):

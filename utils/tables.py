@@ -16,8 +16,6 @@ from time import process_time
 import cv2
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import silhouette_score
 from tqdm.auto import tqdm
 
 from utils.grids import AUGMENT, BUDGET, GRIDS, SEEDS, SIZES, task_clips
@@ -84,6 +82,9 @@ def separation(model, data):
     `probe`: accuracy of a logistic regression on the features, trained on half of the clips, tested
     on the other half. `silhouette`: from -1 (mixed up) over 0 to 1 (far apart).
     """
+    from sklearn.linear_model import LogisticRegression  # slow to import, and seldom needed
+    from sklearn.metrics import silhouette_score
+
     points, labels = features(model, data[0]), data[1]
     half = len(points) // 2
     probe = LogisticRegression(max_iter=2000).fit(points[:half], labels[:half])
@@ -144,13 +145,18 @@ def _verify(stored, grid):
 
 
 def _measured_elsewhere(run, seed):
-    """The row of the same run in another grid's file, if there is one."""
+    """Row and machine of the same run in another grid's file, if there is one."""
     for other, grid in GRIDS.items():
         for twin in grid:
             if twin.task == run.task and twin.setting() == run.setting():
-                for row in load(other)["rows"]:
-                    if (row["variant"], row["task"], row["seed"]) == (twin.variant, twin.task, seed):  # fmt: skip
-                        return row | dict(variant=run.variant, taken_from=other)
+                stored = load(other)
+                for row in stored["rows"]:
+                    if (row["variant"], row["task"], row["seed"]) == (
+                        twin.variant,
+                        twin.task,
+                        seed,
+                    ):
+                        return row | dict(variant=run.variant, taken_from=other), stored["machines"][row["machine"]]  # fmt: skip
     return None
 
 
@@ -186,24 +192,33 @@ def fill(name, jobs=1):
         )
         save(stored)
 
-    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
-    with (
-        ProcessPoolExecutor(max(1, min(jobs, len(missing))), context, _end_with_parent) as pool,
-        tqdm(total=len(missing), desc=name, unit="run") as bar,
-    ):
+    with tqdm(total=len(missing), desc=name, unit="run") as bar:
         waiting = []
         for number, seed in missing:
-            if row := _measured_elsewhere(grid[number], seed):
-                add({k: v for k, v in row.items() if k != "machine"}, load(row["taken_from"])["machines"][row["machine"]])  # fmt: skip
+            if found := _measured_elsewhere(grid[number], seed):
+                add(*found)
                 bar.update()
             else:
-                waiting.append(pool.submit(train_row, name, number, seed))
-        for done in as_completed(waiting):
-            row, on, unfinished = done.result()
+                waiting.append((name, number, seed))
+        for row, on, unfinished in _trained(waiting, jobs):
             add(row, on)
             unfinished.unlink()
             bar.update()
             bar.write(f"{row['variant']} / {row['task']}, seed {row['seed']}: {row['accuracy']:.1%}, {row['seconds']} s")  # fmt: skip
+
+
+def _trained(waiting, jobs):
+    """The results of `train_row`, in the order in which they are ready."""
+    if jobs == 1 or len(waiting) < 2:
+        yield from (train_row(*one) for one in waiting)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
+    pool = ProcessPoolExecutor(min(jobs, len(waiting)), context, _end_with_parent)
+    try:
+        for done in as_completed([pool.submit(train_row, *one) for one in waiting]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def table(name, measure="accuracy"):
