@@ -1,13 +1,16 @@
 """What the experiments measure: each grid is a list of `Run`s, and each run is trained with five seeds.
 
 Three questions are asked about the same clips. "motion": which way does the object go (no single
-frame tells)? "hue": what colour is it, and "shape": what shape has it (every frame tells)?
+frame tells)? "hue": what colour is it, and "shape": what shape has it (every frame tells)? A fourth,
+"order", has clips of its own: two colours flash far apart in time; which was first?
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import permutations
 
+import cv2
 import numpy as np
 
 from utils import variants
@@ -21,6 +24,7 @@ CLIPS = dict(train=3200, test=1000)  # 3 epochs are 600 steps
 SEEDS = range(5)
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")  # 30 steps of OpenCV's circle apart
 SHAPES = ("disc", "square", "triangle", "cross", "ring", "star")
+ORDER = ("red", "green", "blue")  # its six classes are the ordered pairs of these
 TASKS = {"motion": CLASSES, "hue": HUES, "shape": SHAPES}
 
 
@@ -63,14 +67,34 @@ def _clips(split, num_frames, size):
     return np.stack(clips), labels
 
 
-def task_clips(task, split="train", num_frames=8, size=32):
-    """The clips with the labels of one question: "motion", "hue" or "shape".
+@lru_cache(maxsize=2)
+def _order_clips(split, num_frames, size):
+    """A red, a green or a blue disc flashes up, and 5/8 of the clip later another one."""
+    n, rng = CLIPS[split], np.random.default_rng((len(split), CLIPS[split]))
+    pairs, colours = list(permutations(range(3), 2)), np.array([HUES.index(c) for c in ORDER])
+    labels = rng.permutation(np.arange(n) % len(pairs))
+    clips = rng.normal(50, 10, (n, num_frames, size, size, 3)).clip(0, 255).astype(np.uint8)
+    gap = num_frames * 5 // 8
+    for clip, label in zip(clips, labels):
+        first = rng.integers(0, num_frames - gap)
+        for frame, hue in zip((first, first + gap), colours[list(pairs[label])]):
+            centre = rng.integers(size // 4, size - size // 4, 2).tolist()
+            colour = cv2.cvtColor(np.uint8([[[30 * hue, 200, 230]]]), cv2.COLOR_HSV2RGB)[0, 0]
+            cv2.circle(clip[frame], centre, size // 6, colour.tolist(), -1)
+    return clips, labels
 
-    Shapes: -> clips (n, num_frames, size, size, 3) uint8, labels (n,) int64. The objects and their
-    paths are the same at every size and number of frames; ValueError for another task.
+
+def task_clips(task, split="train", num_frames=8, size=32):
+    """The clips with the labels of one question: "motion", "hue", "shape" or "order".
+
+    Shapes: -> clips (n, num_frames, size, size, 3) uint8, labels (n,) int64. In the first three
+    the objects and their paths are the same at every size and number of frames. ValueError for
+    another task.
     """
+    if task == "order":
+        return _order_clips(split, num_frames, size)
     if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
+        raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)} and order")
     clips, labels = _clips(split, num_frames, size)
     return clips, labels[task]
 
@@ -80,7 +104,7 @@ def turn_only(clips, labels, rng):
     return augment(clips, labels, rng)[0], labels
 
 
-AUGMENT = {"motion": augment, "hue": turn_only, "shape": turn_only}
+AUGMENT = {"motion": augment, "hue": turn_only, "shape": turn_only, "order": None}
 LONG = dict(epochs=9)
 
 
@@ -159,8 +183,8 @@ GRIDS = {
         for name, change in {"pre-norm": None, "post-norm": variants.post_norm}.items()
     ],
     "convolution": [
-        Run(variant, task, build)
-        for task in ("motion", "shape")
+        Run(variant, task, build, sizes=dict(num_frames=16) if task == "order" else {})
+        for task in ("motion", "shape", "order")
         for variant, build in {
             "divided attention": transformer,
             "3D CNN": convolutions_3d,
