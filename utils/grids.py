@@ -105,7 +105,7 @@ def turn_only(clips, labels, rng):
 
 
 AUGMENT = {"motion": augment, "hue": turn_only, "shape": turn_only, "order": None}
-LONG = dict(epochs=9)
+LONG = dict(epochs=6)
 
 
 def _scheme(name, **more):
@@ -156,7 +156,7 @@ GRIDS = {
     ],
     "frames": [
         Run(f"{frames} frames", task, sizes=dict(num_frames=frames))
-        for task in ("motion", "shape")
+        for task in ("motion", "shape", "hue")
         for frames in (2, 4, 8, 16)
     ],
     "resolution": [

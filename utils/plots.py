@@ -184,6 +184,10 @@ def reach(panels, place):
             picture = np.ones((h, w, 3))
             for number, seen in reversed(list(enumerate(maps))):  # the first step on top
                 picture[_array(seen)[frame]] = to_rgb(STEP_COLOURS[number])
+                if number:  # for those who see no colours
+                    for y, x in np.argwhere(_array(seen)[frame]):
+                        if not _array(maps[0])[frame, y, x]:
+                            ax.text(x + 0.5, y + 0.5, f"{number + 1}", ha="center", va="center", fontsize=7)  # fmt: skip
             if frame == place[0]:
                 picture[place[1:]] = to_rgb("#7b0d1e")
             ax.imshow(picture, extent=(0, w, h, 0))
@@ -198,6 +202,38 @@ def reach(panels, place):
     names = ["the patch that looks"] + [f"{which} step" for which in ("first", "second", "third")[:most]]  # fmt: skip
     keys = [Patch(color=colour) for colour in ("#7b0d1e", *STEP_COLOURS[:most])]
     figure.legend(keys, names, loc="outside lower center", ncols=4, fontsize=9)
+
+
+def tokens(frame, stages, grid):
+    """Tokens as colours, like colours for like tokens: a frame, then one row per entry of `stages`.
+
+    Shapes: frame (height, width, 3) uint8; `stages` maps a name to tokens (h * w, d) after layer 0,
+    1, …; `grid` is (h, w). The three strongest directions of each stage become red, green and blue,
+    relative to the size of its tokens and turned to be as like the first stage's as they can be.
+    """
+    first, rows = None, {}
+    for name, row in stages.items():
+        rows[name] = []
+        for x in map(_array, row):
+            u, size, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+            scores = u[:, :3] * size[:3] / np.linalg.norm(x) * np.sqrt(len(x))
+            if first is None:
+                first = scores
+            turn, _, back = np.linalg.svd(scores.T @ first)  # the best rotation, size untouched
+            rows[name].append(np.clip(0.5 + 0.3 * scores @ turn @ back, 0, 1).reshape(*grid, 3))
+    columns = 1 + max(map(len, rows.values()))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(10, 1.45 * len(rows) + 0.2), squeeze=False
+    )
+    for line, (name, pictures) in zip(axes, rows.items()):
+        for ax, picture in zip(line, [frame, *pictures]):
+            ax.imshow(picture, interpolation="nearest")
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for column, ax in enumerate(axes[0]):
+        ax.set_title(f"layer {column - 1}" if column else "the frame", fontsize=9)
 
 
 def timeline(total, choices):
@@ -217,7 +253,10 @@ def timeline(total, choices):
 
 
 def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2)):
-    """One line per entry of `ys` (name -> values, or name -> several runs, all drawn)."""
+    """One line per entry of `ys` (name -> values, or name -> several runs, all drawn).
+
+    `log=True` makes the y axis logarithmic, `log="both"` also x, with a tick at each x.
+    """
     figure, axes = plt.subplots(figsize=size)
     for (name, y), colour, mark in zip(ys.items(), COLOURS, MARKS):
         y = np.atleast_2d(_array(y))
@@ -225,6 +264,10 @@ def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2
             axes.plot(_array(x), values, color=colour, marker=mark if marks else None, markersize=4,
                       alpha=1 if len(y) == 1 else 0.75, label=name if run == 0 else None)  # fmt: skip
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
+    if log == "both":
+        axes.set_xscale("log")
+        axes.set_xticks(_array(x), [str(value) for value in x])
+        axes.minorticks_off()
     if len(ys) > 4:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     elif len(ys) > 1:
