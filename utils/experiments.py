@@ -13,8 +13,8 @@
     overview       draw the README's picture, data/overview.gif
 
 An experiment that was killed goes on where it stopped. A results file that was made with other
-settings is never overwritten: move it away first. `--check` trains one line of every grid's table again
-(or of the one named) and compares.
+settings is never overwritten: move it away first. `--check` trains a line of every grid's table
+again, or of the one named, and compares.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import time
 import numpy as np
 import torch
 
-from utils import plots, tables
+from utils import plots, runs, tables
 from utils.dataset import VideoFolder
 from utils.grids import GRIDS, turn_only
 from utils.model import TimeSformer
@@ -90,13 +90,15 @@ def _measure(results, variant, seed, stored, **how):
 
 
 def _stored(results):
-    """The results file, or a new one. ValueError if it was made with other settings."""
-    setting = dict(model=MODEL, recipe=RECIPE)
+    """The results file, or a new one. ValueError if it was made otherwise: it is not overwritten."""
+    setting = dict(model=MODEL, recipe=RECIPE, machine=machine())
     if not results.exists():
-        return dict(**setting, machine=machine(), rows=[])
+        return dict(**setting, rows=[])
     stored = json.loads(results.read_text())
     if {name: stored.get(name) for name in setting} != setting:
-        raise ValueError(f"{results}: made with another model or recipe; move it away first")
+        raise ValueError(
+            f"{results.name}: made with another model, recipe or machine; move it away to measure again"
+        )
     return stored
 
 
@@ -156,25 +158,39 @@ OTHERS = {
 
 
 def main():
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.format(grids=", ".join(GRIDS)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", default="all", choices=["all", *GRIDS, *OTHERS])
-    parser.add_argument("--check", action="store_true", help="train one line of each table again")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("name", nargs="?", choices=["all", *GRIDS, *OTHERS])
+    parser.add_argument("--check", action="store_true", help="train a line of each table again")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        help="runs of a grid at a time (%(default)s)",
+    )
     arguments = parser.parse_args()
-    if arguments.name in OTHERS:
+    if arguments.name is None and not arguments.check:
+        parser.error("which experiment? all, or one of: " + ", ".join([*GRIDS, *OTHERS]))
+    if arguments.jobs < 1:
+        parser.error(f"--jobs is at least 1, not {arguments.jobs}")
+    if arguments.check and arguments.name in OTHERS:
+        parser.error(f"--check is for the grids, not for {arguments.name}: {', '.join(GRIDS)}")
+    names = GRIDS if arguments.name in (None, "all") else [arguments.name]
+    try:
         if arguments.check:
-            parser.error("--check is for the grids")
-        return OTHERS[arguments.name]()
-    names = GRIDS if arguments.name == "all" else [arguments.name]
-    if arguments.check:
-        problems = [problem for name in names for problem in tables.check(name)]
-        raise SystemExit("\n".join(problems) if problems else 0)
-    for name in names:
-        tables.fill(name, arguments.jobs)
-        print(tables.as_text(name), flush=True)
+            problems = [problem for name in names for problem in runs.check(name)]
+            raise SystemExit("\n".join(problems) if problems else 0)
+        for name in names:
+            if name in OTHERS:
+                OTHERS[name]()
+            else:
+                runs.fill(name, arguments.jobs)
+                print(tables.as_text(name), flush=True)
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 Three questions are asked about the same clips. "motion": which way does the object go (no single
 frame tells)? "hue": what colour is it, and "shape": what shape has it (every frame tells)? A fourth,
-"order", has clips of its own: two colours flash far apart in time; which was first?
+"flash", has clips of its own: two colours flash far apart in time; which was first?
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,7 +25,7 @@ CLIPS = dict(train=3200, test=1000)  # 3 epochs are 600 steps
 SEEDS = range(5)
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")  # 30 steps of OpenCV's circle apart
 SHAPES = ("disc", "square", "triangle", "cross", "ring", "star")
-ORDER = ("red", "green", "blue")  # its six classes are the ordered pairs of these
+FLASHES = ("red", "green", "blue")  # its six classes are the ordered pairs of these
 TASKS = {"motion": CLASSES, "hue": HUES, "shape": SHAPES}
 
 
@@ -41,37 +42,43 @@ class Run:
     features: bool = False  # also measure how well the classes lie apart in feature space
 
     def setting(self):
-        """All that decides the result, except the seed, as plain JSON."""
+        """What decides the result, except the seed and the code of networks and `fit`; plain JSON."""
+        sizes, augmentation = SIZES | self.sizes, AUGMENT[self.task]
         return dict(
             build=self.build.__name__,
             change=self.change and self.change.__name__,
-            sizes=SIZES | self.sizes,
+            sizes=sizes,
             budget=BUDGET | self.budget,
-            clips=CLIPS,
+            clips=CLIPS
+            | dict(
+                sample=_sample(self.task, CLIPS["train"], sizes["num_frames"], sizes["image_size"])
+            ),
+            augment=augmentation and augmentation.__name__,
             features=self.features,
         )
 
 
-@lru_cache(maxsize=2)
-def _clips(split, num_frames, size):
-    """The clips, and their labels for each task. Every clip has its own seed."""
-    n = CLIPS[split]
-    rng = np.random.default_rng((len(split), n))
+SPLITS = {"train": 5, "test": 4}  # the first number of each clip's seed
+
+
+def _motion_clips(numbers, n, split, num_frames, size):
+    """Some of n clips of the first three tasks, and all labels. Every clip has its own seed."""
+    first = SPLITS[split]
+    rng = np.random.default_rng((first, n))
     labels = {task: rng.permutation(np.arange(n) % 6) for task in TASKS}
     clips = []
-    for number in range(n):
-        own = np.random.default_rng((len(split), number))
+    for number in numbers:
+        own = np.random.default_rng((first, number))
         motion, hue, shape = (labels[task][number] for task in TASKS)
         hue = (30 * hue + own.integers(-9, 10)) % 180
         clips.append(make_clip(motion, own, num_frames, size, SHAPES[shape], hue))
     return np.stack(clips), labels
 
 
-@lru_cache(maxsize=2)
-def _order_clips(split, num_frames, size):
+def _flash_clips(n, split, num_frames, size):
     """A red, a green or a blue disc flashes up, and 5/8 of the clip later another one."""
-    n, rng = CLIPS[split], np.random.default_rng((len(split), CLIPS[split]))
-    pairs, colours = list(permutations(range(3), 2)), np.array([HUES.index(c) for c in ORDER])
+    rng = np.random.default_rng((SPLITS[split], n))
+    pairs, colours = list(permutations(range(3), 2)), np.array([HUES.index(c) for c in FLASHES])
     labels = rng.permutation(np.arange(n) % len(pairs))
     clips = rng.normal(50, 10, (n, num_frames, size, size, 3)).clip(0, 255).astype(np.uint8)
     gap = num_frames * 5 // 8
@@ -84,19 +91,39 @@ def _order_clips(split, num_frames, size):
     return clips, labels
 
 
-def task_clips(task, split="train", num_frames=8, size=32):
-    """The clips with the labels of one question: "motion", "hue", "shape" or "order".
+@lru_cache(maxsize=2)
+def _all_clips(kind, n, split, num_frames, size):
+    if kind == "flash":
+        return _flash_clips(n, split, num_frames, size)
+    return _motion_clips(range(n), n, split, num_frames, size)
 
-    Shapes: -> clips (n, num_frames, size, size, 3) uint8, labels (n,) int64. In the first three
-    the objects and their paths are the same at every size and number of frames. ValueError for
-    another task.
+
+@lru_cache
+def _sample(task, n, num_frames, size):
+    """A fingerprint of the code that makes a task's clips: another one where a clip is another."""
+    if task == "flash":
+        clips, labels = _flash_clips(6, "train", num_frames, size)
+    else:
+        clips, labels = _motion_clips(range(3), n, "train", num_frames, size)
+        labels = labels[task]
+    return hashlib.sha256(clips.tobytes() + labels.tobytes()).hexdigest()[:16]
+
+
+def task_clips(task, split="train", num_frames=8, size=32):
+    """The clips with the labels of one question: "motion", "hue", "shape" or "flash".
+
+    Shapes: -> clips (n, num_frames, size, size, 3) uint8, labels (n,) int64. `split` is "train" or
+    "test". In the first three tasks the shapes, hues and paths are the same at every size and number
+    of frames; saturation, texture, and the size of an object that does not zoom are drawn anew.
+    ValueError for another task or split.
     """
-    if task == "order":
-        return _order_clips(split, num_frames, size)
-    if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)} and order")
-    clips, labels = _clips(split, num_frames, size)
-    return clips, labels[task]
+    if task not in AUGMENT:
+        raise ValueError(f"unknown task {task!r}; there are {', '.join(AUGMENT)}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+    kind = "flash" if task == "flash" else "motion"
+    clips, labels = _all_clips(kind, CLIPS[split], split, num_frames, size)
+    return clips, labels if task == "flash" else labels[task]
 
 
 def turn_only(clips, labels, rng):
@@ -104,7 +131,7 @@ def turn_only(clips, labels, rng):
     return augment(clips, labels, rng)[0], labels
 
 
-AUGMENT = {"motion": augment, "hue": turn_only, "shape": turn_only, "order": None}
+AUGMENT = {"motion": augment, "hue": turn_only, "shape": turn_only, "flash": None}
 LONG = dict(epochs=6)
 
 
@@ -161,13 +188,16 @@ GRIDS = {
     ],
     "resolution": [
         Run(f"{size} pixels", task, sizes=dict(image_size=size))
-        for task in ("motion", "shape")
+        for task in ("motion", "shape", "hue")
         for size in (16, 24, 32, 48)
     ],
     "order": [
         Run("time, then space"),
         Run("space, then time", change=variants.space_first),
         Run("in parallel", change=variants.parallel),
+        Run("time, then space; patches read", change=variants.read_patches),
+        Run("space, then time; patches read", change=variants.space_first_read_patches),
+        Run("in parallel; patches read", change=variants.parallel_read_patches),
     ],
     "recipe": [
         Run("as it is"),
@@ -183,8 +213,8 @@ GRIDS = {
         for name, change in {"pre-norm": None, "post-norm": variants.post_norm}.items()
     ],
     "convolution": [
-        Run(variant, task, build, sizes=dict(num_frames=16) if task == "order" else {})
-        for task in ("motion", "shape", "order")
+        Run(variant, task, build, sizes=dict(num_frames=16) if task == "flash" else {})
+        for task in ("motion", "shape", "flash")
         for variant, build in {
             "divided attention": transformer,
             "3D CNN": convolutions_3d,

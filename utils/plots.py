@@ -14,6 +14,7 @@ import torch
 from IPython.display import HTML, Image
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
 from PIL import Image as Picture
 
 from utils.video import write_video
@@ -267,6 +268,8 @@ def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2
     if log == "both":
         axes.set_xscale("log")
         axes.set_xticks(_array(x), [str(value) for value in x])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     if len(ys) > 4:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))

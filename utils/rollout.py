@@ -43,15 +43,20 @@ def attention_rollout(model, clip):
     Shapes: one clip (t, height, width, 3) uint8 -> (t, h, w), summing to 1. Each skip connection
     counts half, as in the source; feed-forward layers and values are not looked at, so this is a
     map of where information may flow, not of what the model uses. ValueError for scheme "space",
-    whose frames do not meet.
+    whose frames do not meet, and for a clip of another size than the model's.
     """
     if model.per_frame:
         raise ValueError(
             "attention rollout needs a class token that sees the whole clip; scheme 'space' has one per frame"
         )
+    video = to_video(clip[None]).to(model.head.weight.device)
+    if tuple(video.shape[1:]) != model.clip_shape:
+        raise ValueError(
+            f"the model takes clips of {model.clip_shape}, got {tuple(video.shape[1:])}"
+        )
     was_training = model.training
     model.eval()
-    patches, cls = model.embedding(to_video(clip[None]).to(model.head.weight.device))
+    patches, cls = model.embedding(video)
     itself = torch.eye(1 + patches[0, ..., 0].numel(), device=patches.device)
     total = itself
     for block in model.blocks:

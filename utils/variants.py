@@ -28,7 +28,7 @@ def no_time(model):
 
 
 def no_positions(model):
-    """Neither space nor time embedding: the patches become a bag."""
+    """Neither space nor time embedding: only the groups of the scheme tell patches apart."""
     nn.init.zeros_(model.embedding.space).requires_grad_(False)
     no_time(model)
 
@@ -61,6 +61,30 @@ def parallel(model):
     """Time and space side by side instead of one after the other."""
     for block in model.blocks:
         block.steps = nn.ModuleList([ParallelSteps(block.steps)])
+
+
+class MeanOfPatches(nn.Module):
+    """Stands behind the last block: the mean of all patches takes the class token's place."""
+
+    def forward(self, patches, cls):
+        return patches, patches.mean((1, 2, 3))
+
+
+def read_patches(model):
+    """The head reads the mean of the patches, so that no step of the last block is in vain."""
+    model.blocks.append(MeanOfPatches())
+
+
+def space_first_read_patches(model):
+    """`space_first`, and the head reads the mean of the patches."""
+    space_first(model)
+    read_patches(model)
+
+
+def parallel_read_patches(model):
+    """`parallel`, and the head reads the mean of the patches."""
+    parallel(model)
+    read_patches(model)
 
 
 def awake_time_step(model):
@@ -110,7 +134,7 @@ class BareBlock(nn.Module):
 
 
 def no_skips(model):
-    """No skip connection anywhere."""
+    """No skip connection anywhere. The time steps start awake, see `no_attention_skips`."""
     no_attention_skips(model)
     model.blocks = nn.ModuleList(BareBlock(block) for block in model.blocks)
 
@@ -190,11 +214,13 @@ class Convolutions3D(nn.Module):
 class FrameDifferences(nn.Module):
     """Neighbouring frames subtracted, all differences stacked as channels, then a 2D CNN.
 
-    Shapes: video (b, t, c, height, width) -> logits (b, num_classes).
+    Shapes: video (b, t, c, height, width) -> logits (b, num_classes). More frames are more
+    channels; the first layer gets narrower, so that the parameters stay about as many.
     """
 
-    def __init__(self, num_classes, num_frames, widths=(32, 56, 80, 64)):
+    def __init__(self, num_classes, num_frames):
         super().__init__()
+        widths = (32 if num_frames <= 8 else 24, 56, 80, 64)
         layers, before = [], 3 * (num_frames - 1)
         for number, width in enumerate(widths):
             stride = 2 if number < 3 else 1

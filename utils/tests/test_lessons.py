@@ -12,7 +12,7 @@ from utils import model
 from utils.course import NOTEBOOKS, ROOT, SETUP_CELL, badge, lessons, repository
 
 LESSONS = [pytest.param(path, id=path.stem) for path in lessons()]
-ROOMS = ("model", "video", "training", "rollout", "motion")
+ROOMS = ("model", "video", "training", "rollout", "motion", "tables")
 
 
 def read(path):

@@ -93,7 +93,7 @@ def test_multiply_adds_of_the_published_models(image_size, frames, tera):
     assert round(multiply_adds(model, clips=3) / 1e12, 2) == tera
 
 
-def reach(step, t=4, h=2, w=6, dim=12):
+def reach(step, t=4, h=4, w=6, dim=12):
     """out-position x in-position: does the gradient arrive? The class token is position 0."""
     patches, cls = (
         torch.randn(1, t, h, w, dim).requires_grad_(),
@@ -114,14 +114,23 @@ def reach(step, t=4, h=2, w=6, dim=12):
 
 
 def same_block(a, b):
-    """In the same quarter of a grid of 2 x 6."""
-    return a[1] == b[1] and a[2] // 3 == b[2] // 3
+    """In the same quarter of a grid of 4 x 6."""
+    return a[1] // 2 == b[1] // 2 and a[2] // 3 == b[2] // 3
 
 
 def same_parity(a, b):
     return all((x - y) % 2 == 0 for x, y in zip(a, b))
 
 
+# With the class token or without, step by step.
+WITH_CLASS = {
+    "space": [True],
+    "joint": [True],
+    "divided": [False, True],
+    "local+global": [True, True],
+    "axial": [False, True, True],
+}
+PLACES = [(t, h, w) for t in range(4) for h in range(4) for w in range(6)]
 MEET = {
     "space": [lambda a, b: a[0] == b[0]],
     "joint": [lambda a, b: True],
@@ -139,25 +148,24 @@ MEET = {
 def test_who_sees_whom(scheme, index):
     step = SCHEMES[scheme][index]
     seen = reach(awake(AttentionStep(12, 3, step)))
-    places = [(t, h, w) for t in range(4) for h in range(2) for w in range(6)]
-    expected = torch.tensor([[MEET[scheme][index](a, b) for b in places] for a in places])
+    expected = torch.tensor([[MEET[scheme][index](a, b) for b in PLACES] for a in PLACES])
     assert torch.equal(seen[1:, 1:], expected)
     assert seen[0, 0]
-    assert seen[0, 1:].all() if step.with_class else not seen[0, 1:].any()
-    assert seen[1:, 0].all() if step.with_class else not seen[1:, 0].any()
+    with_class = WITH_CLASS[scheme][index]
+    assert seen[0, 1:].all() if with_class else not seen[0, 1:].any()
+    assert seen[1:, 0].all() if with_class else not seen[1:, 0].any()
 
 
 @pytest.mark.parametrize("scheme, index", [(s, i) for s in SCHEMES for i in range(len(SCHEMES[s]))])
 def test_a_step_equals_attention_in_each_group_gathered_by_hand(scheme, index):
     step = SCHEMES[scheme][index]
     module = awake(AttentionStep(12, 3, step))
-    patches, cls = torch.randn(2, 4, 2, 6, 12), torch.randn(2, 12)
+    patches, cls = torch.randn(2, 4, 4, 6, 12), torch.randn(2, 12)
     new_patches, new_cls = module(patches, cls)
-    places = [(t, h, w) for t in range(4) for h in range(2) for w in range(6)]
     for clip in range(2):
         updates = []
-        for place in places:
-            members = [other for other in places if MEET[scheme][index](place, other)]
+        for place in PLACES:
+            members = [other for other in PLACES if MEET[scheme][index](place, other)]
             tokens = torch.stack([patches[clip][other] for other in members])
             if step.with_class:
                 tokens = torch.cat([cls[clip, None], tokens])

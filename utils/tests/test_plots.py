@@ -82,7 +82,45 @@ def test_lines_draw_every_seed():
     assert len(marks) == 2  # also told apart without colour
 
 
+def test_seeds_draw_every_seed_and_the_median():
+    table = {("a", "motion"): [0.1, 0.2, 0.9], ("b", "motion"): [0.5, 0.6, 0.7], ("a", "hue"): [1, 1, 1]}  # fmt: skip
+    plots.seeds(table, chance=1 / 6, note={("a", "motion"): "paper: 36.6"})
+    left, right = plt.gcf().axes
+    dots = [dot for points in left.collections for dot in points.get_offsets()[:, 0].tolist()]
+    assert sorted(dots) == [0.1, 0.2, 0.5, 0.6, 0.7, 0.9]
+    assert {line.get_xdata()[0] for line in left.lines} == {0.2, 0.6, 1 / 6}
+    assert len(right.collections) == 1 and "paper: 36.6" in drawn()
+
+
+def test_reach_colours_each_step_and_the_place():
+    first, second = np.zeros((2, 3, 3), bool), np.zeros((2, 3, 3), bool)
+    first[:, 1, 1] = second[0] = True
+    plots.reach({"divided": [first, second]}, (0, 1, 1))
+    here, there = (axes.images[0].get_array() for axes in plt.gcf().axes)
+    assert (
+        len({tuple(pixel) for pixel in here.reshape(-1, 3)}) == 2
+    )  # the place, and the second step
+    assert len({tuple(pixel) for pixel in there.reshape(-1, 3)}) == 2  # the first step, and nothing
+    assert (there[0] == 1).all() and not (there[1, 1] == here[1, 1]).all()
+
+
+def test_tokens_fade_when_they_become_alike():
+    x = torch.randn(12, 5)
+    same = 5 + 1e-6 * torch.randn(12, 5)
+    plots.tokens(np.zeros((8, 8, 3), np.uint8), {"fall": [x, same]}, grid=(3, 4))
+    _, before, after = (axes.images[0].get_array() for axes in plt.gcf().axes)
+    assert before.shape == (3, 4, 3) and before.std() > 0.1 > 1e-3 > after.std()
+
+
+def test_logarithmic_axes_name_every_x():
+    plots.lines([8, 16, 96], {"a": [1, 2, 30]}, "frames", "cost", log="both")
+    axes = plt.gca()
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["8", "16", "96"]
+
+
 def test_other_figures_draw(clips):
+    plots.clouds({"a": torch.rand(30, 2), "b": torch.rand(30, 2)}, torch.arange(30) % 6, CLASSES, 2)
     plots.bars(["a", "b"], torch.tensor([1.0, 2.0]), "count")
     plots.heat({"a": torch.rand(3, 4), "b": torch.rand(3, 4)}, label="share")
     plots.overlay(clips[0], torch.rand(8, 4, 4), "where it looks")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from utils.experiments import DATA
-from utils.model import TimeSformer
+from utils.model import TimeSformer, fold
 from utils.motion import make_clips
 from utils.rollout import attention_rollout, step_matrix
 from utils.training import load_model, to_video
@@ -86,6 +86,52 @@ def test_a_path_through_time_and_class_token_that_is_known():
     torch.testing.assert_close(share, expected / expected.sum())
 
 
+def test_two_blocks_two_heads_written_out_again():
+    """Every step's attention, read while the model runs, multiplied here by hand."""
+    torch.manual_seed(3)
+    sizes = SIZES | dict(depth=2, heads=2, dropout=0.5)
+    model = TimeSformer(**sizes).eval()
+    for parameter in model.blocks.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    seen = []
+    for block in model.blocks:
+        for step in block.steps:
+            step.attention.fn.register_forward_pre_hook(
+                lambda module, inputs: seen.append(module.weights(inputs[0]))
+            )
+    clip = make_clips(6, 1, num_frames=2, size=8)[0][0]
+    model(to_video(clip[None]))
+
+    total = torch.eye(9)
+    for number, weights in enumerate(seen):  # time, space, time, space
+        mean, matrix = weights.mean(1), torch.zeros(9, 9)
+        if number % 2 == 0:  # four groups of two tokens: place p of frames 0 and 1
+            matrix[0, 0] = 1
+            for place in range(4):
+                for a in range(2):
+                    for b in range(2):
+                        matrix[1 + 4 * a + place, 1 + 4 * b + place] = mean[place, a, b]
+        else:  # two groups of five: the class token's copy and the patches of a frame
+            for frame in range(2):
+                tokens = [0, *range(1 + 4 * frame, 5 + 4 * frame)]
+                for a, row in enumerate(tokens):
+                    for b, column in enumerate(tokens):
+                        matrix[row, column] += mean[frame, a, b] * (0.5 if row == 0 else 1)
+        total = (matrix + torch.eye(9)) / 2 @ total
+    expected = total[0, 1:] / total[0, 1:].sum()
+    share = attention_rollout(model.train(), clip)  # dropout must not touch it
+    torch.testing.assert_close(share.flatten(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_clip_of_another_size_is_an_error():
+    for frames, size in ((1, 8), (4, 8), (2, 16)):
+        clip = make_clips(6, 0, num_frames=frames, size=size)[0][0]
+        with pytest.raises(
+            ValueError, match=rf"\(2, 3, 8, 8\), got \({frames}, 3, {size}, {size}\)"
+        ):
+            attention_rollout(TimeSformer(**SIZES), clip)
+
+
 @pytest.mark.parametrize("scheme", ["local+global", "axial"])
 def test_rows_sum_to_one_in_the_schemes_with_blocks_and_axes(scheme):
     torch.manual_seed(0)
@@ -95,7 +141,11 @@ def test_rows_sum_to_one_in_the_schemes_with_blocks_and_axes(scheme):
     for step in model.blocks[0].steps:
         matrix = step_matrix(step, patches, cls)
         torch.testing.assert_close(matrix.sum(-1), torch.ones(65))
-        assert ((matrix > 0) == (step_matrix(step, patches * 2, cls) > 0)).all()  # by place alone
+        groups = fold(torch.arange(64.0).view(1, 4, 4, 4, 1), step.step)[..., 0].long()
+        meet = torch.eye(64, dtype=torch.bool)
+        for group in groups:
+            meet[group[:, None], group] = True
+        assert torch.equal(matrix[1:, 1:] > 0, meet)
     share = attention_rollout(model, clip)
     assert share.shape == (4, 4, 4) and share.min() > 0
     torch.testing.assert_close(share.sum(), torch.tensor(1.0))
