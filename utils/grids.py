@@ -139,11 +139,11 @@ def _scheme(name, **more):
     return Run(name, sizes=dict(scheme=name), **more)
 
 
-def _schemes(**mults):
-    """Schemes × two questions; `mults` widens or narrows a scheme's MLP."""
+def _schemes(tasks, **mults):
+    """Schemes × questions; `mults` widens or narrows a scheme's MLP."""
     return [
         Run(scheme, task, sizes=dict(scheme=scheme, mult=mult))
-        for task in ("motion", "hue")
+        for task in tasks
         for scheme, mult in mults.items()
     ]
 
@@ -164,13 +164,15 @@ GRIDS = {
             "no MLP": variants.no_mlp,
         }.items()
     ],
-    "schemes": _schemes(**{"space": 4, "joint": 4, "divided": 4, "local+global": 4, "axial": 4}),
+    "schemes": _schemes(
+        ("motion", "hue"), **{"space": 4, "joint": 4, "divided": 4, "local+global": 4, "axial": 4}
+    ),
     "schemes-long": [
         _scheme(scheme, budget=LONG, features=True)
         for scheme in ("space", "joint", "divided", "local+global", "axial")
     ],
     "schemes-parameters": _schemes(
-        **{"space": 6, "joint": 6, "divided": 4, "local+global": 4, "axial": 2}
+        ("motion",), **{"space": 6, "joint": 6, "divided": 4, "local+global": 4, "axial": 2}
     ),
     "positions": [
         Run(variant, task, change=change)
