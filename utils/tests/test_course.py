@@ -67,6 +67,7 @@ def test_every_import_of_utils_is_listed():
     names = {
         "cv2": "opencv-python",
         "PIL": "matplotlib",
+        "sklearn": "scikit-learn",
         "IPython": "jupyterlab",
         "nbformat": "jupyterlab",
         "nbclient": "nbclient",
