@@ -233,9 +233,9 @@ class FrameDifferences(nn.Module):
         return self.head(self.layers(change).mean((2, 3)))
 
 
-def transformer(scheme="divided", **sizes):
+def transformer(**sizes):
     """The course's model; here so that every network of the grids is named in one place."""
-    return TimeSformer(**sizes, scheme=scheme)
+    return TimeSformer(**sizes)
 
 
 def convolutions_3d(num_classes, **sizes):
