@@ -2,6 +2,7 @@
 
 execute [LESSON …]   run lessons (default: all) and store their outputs; prints a table of seconds
 set-repo URL         point every badge and set-up cell at another GitHub repository (a fork)
+release [EXERCISE …] let nbgrader make the student copies of the exercises (default: all)
 benchmark-video [FOLDER]   frames per second of read_frames beside PyAV's, on the same files
 """
 
@@ -133,12 +134,18 @@ def main(arguments=None):
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("execute").add_argument("lessons", nargs="*")
     commands.add_parser("set-repo").add_argument("url")
+    commands.add_parser("release").add_argument("exercises", nargs="*")
     commands.add_parser("benchmark-video").add_argument("folder", nargs="?", type=Path)
     given = parser.parse_args(arguments)
     if given.command == "execute":
         execute(given.lessons)
     elif given.command == "set-repo":
         set_repo(given.url)
+    elif given.command == "release":
+        from utils.exercises import make_release
+
+        for path in make_release(given.exercises):
+            print(path.relative_to(ROOT))
     else:
         from utils.benchmark import benchmark_video
 

@@ -1,0 +1,137 @@
+"""The exercises: where they are, what nbgrader makes of them, and their tasks one by one.
+
+notebooks/exercises/source/NAME/NAME_exercises.ipynb holds the solutions and the hidden tests;
+release/NAME/NAME_exercises.ipynb, without both, is what students get. nbgrader (the extra
+`instructor`) turns one into the other.
+"""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+
+from utils.course import NOTEBOOKS, _replace
+
+EXERCISES = NOTEBOOKS / "exercises"
+STUB = 'raise NotImplementedError("write your answer here")'  # as in nbgrader_config.py
+REGION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n.*?\n[ \t]*### END SOLUTION", re.M | re.S)
+HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n.*?\n### END HIDDEN TESTS\n?", re.M | re.S)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of an exercise: its text, its answer as solved in the source, and its check."""
+
+    name: str  # such as "05-attend", nbgrader's id of the answer cell
+    title: str
+    points: int
+    text: str
+    answer: str
+    check: str | None  # None: graded by hand
+
+
+def exercises():
+    """The names of all exercises, such as "05_attention", in reading order."""
+    return sorted(path.name for path in (EXERCISES / "source").iterdir() if path.is_dir())
+
+
+def source(name):
+    """The solved notebook of an exercise."""
+    return EXERCISES / "source" / name / f"{name}_exercises.ipynb"
+
+
+def release(name):
+    """The student copy of an exercise."""
+    return EXERCISES / "release" / name / f"{name}_exercises.ipynb"
+
+
+def grade_id(cell):
+    """nbgrader's id of a cell, or None."""
+    return cell.metadata.get("nbgrader", {}).get("grade_id")
+
+
+def tasks(notebook):
+    """The tasks of a solved exercise, in order."""
+    found, text = [], ""
+    cells = {grade_id(cell): cell for cell in notebook.cells}
+    for cell in notebook.cells:
+        marks = cell.metadata.get("nbgrader", {})
+        if cell.cell_type == "markdown" and not marks:
+            text = cell.source
+        elif marks.get("solution"):
+            check = cells.get(f"{marks['grade_id']}-check")
+            points = (check or cell).metadata["nbgrader"]["points"]
+            title = re.match(r"## \d+\. (.*)", text)[1]
+            found.append(
+                Task(
+                    marks["grade_id"], title, points, text, cell.source, check and check.source
+                )
+            )
+    return found
+
+
+@contextmanager
+def course_directory(names):
+    """A temporary nbgrader course that holds the sources of `names`; yields its API and folder."""
+    try:
+        from nbgrader.apps import NbGraderAPI
+    except ImportError as error:
+        raise SystemExit('nbgrader is missing: pip install -e ".[instructor]"') from error
+    from traitlets.config import PyFileConfigLoader
+
+    path = os.environ["PATH"]
+    # nbgrader runs `alembic` by name, which is found only when the environment is active
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for name in names:
+                shutil.copytree(source(name).parent, Path(folder, "source", name))
+            config = PyFileConfigLoader(str(EXERCISES / "nbgrader_config.py")).load_config()
+            config.CourseDirectory.root = folder
+            config.CourseDirectory.db_url = f"sqlite:///{folder}/gradebook.db"
+            config.Application.log_level = "ERROR"
+            yield NbGraderAPI(config=config), Path(folder)
+    finally:
+        os.environ["PATH"] = path
+
+
+def make_release(names=(), into=None):
+    """Let nbgrader make the student copies of exercises (default: all) in `into` (default: release/).
+
+    SystemExit for an unknown name, or when nbgrader refuses a notebook; nothing is written then.
+    """
+    unknown = sorted(set(names) - set(exercises()))
+    if unknown:
+        raise SystemExit(
+            f"no exercise is called {', '.join(unknown)}; there are: {', '.join(exercises())}"
+        )
+    names = list(names) or exercises()
+    into = EXERCISES / "release" if into is None else Path(into)
+    with course_directory(names) as (nbgrader, folder):
+        for name in names:
+            result = nbgrader.generate_assignment(name)
+            if not result["success"]:
+                raise SystemExit(f"{source(name)}: nbgrader cannot release it\n{result['log']}")
+        for name in names:
+            for path in (folder / "release" / name).glob("*.ipynb"):
+                target = into / name / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                notebook = nbformat.read(path, as_version=4)
+                _replace(target, nbformat.writes(notebook) + "\n")
+    return [into / name / f"{name}_exercises.ipynb" for name in names]
+
+
+def stub(answer):
+    """An answer cell as students get it."""
+    return REGION.sub(lambda match: match[1] + STUB, answer)
+
+
+def visible(check):
+    """A check cell as students get it."""
+    return HIDDEN.sub("", check).rstrip("\n")

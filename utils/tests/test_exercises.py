@@ -1,0 +1,222 @@
+"""The exercises: what students get, that the solutions pass, and that wrong answers do not.
+
+utils/tests/answers/NAME.txt lists wrong and right answers for each task that a computer grades.
+An entry is either a whole answer cell, or pairs of lines "- old" and "+ new" that change the solution.
+"""
+
+import re
+import warnings
+
+import nbformat
+import pytest
+
+from utils.course import ROOT, SETUP_CELL, badge, repository
+from utils.exercises import (
+    EXERCISES,
+    STUB,
+    exercises,
+    grade_id,
+    make_release,
+    release,
+    source,
+    stub,
+    tasks,
+    visible,
+)
+
+NAMES = exercises()
+LESSONS = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+ANSWERS = ROOT / "utils" / "tests" / "answers"
+each = pytest.mark.parametrize("name", NAMES)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def changed(solution, text):
+    """The answer that an entry of the answers file stands for."""
+    lines = text.strip("\n").split("\n")
+    if not lines[0].startswith("- "):
+        return text
+    pairs = list(zip(lines[::2], lines[1::2], strict=True))
+    for old, new in pairs:
+        assert old.startswith("- ") and new.startswith("+ "), (old, new)
+        assert old[2:] in solution, f"{old[2:]!r} is not in the solution"
+        solution = solution.replace(old[2:], new[2:])
+    return solution
+
+
+def answers(name):
+    """(kind, task, what, text) of each entry of an exercise's answers file."""
+    text = (ANSWERS / f"{name}.txt").read_text(encoding="utf-8")
+    parts = re.split(r"^== (wrong|right) ([\w-]+): (.*)\n", text, flags=re.M)[1:]
+    return list(zip(parts[::4], parts[1::4], parts[2::4], parts[3::4]))
+
+
+def run(code, names):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(code, "<cell>", "exec"), names)
+
+
+@pytest.fixture(scope="module")
+def namespaces():
+    """name -> {task: the names that are defined when its answer is run}, from the solved notebook."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    known = {}
+
+    def before(name):
+        if name not in known:
+            names, found = {"__name__": "__main__"}, {}
+            for cell in read(source(name)).cells:
+                if cell.cell_type != "code":
+                    continue
+                if cell.metadata.nbgrader.solution:
+                    found[grade_id(cell)] = dict(names)
+                run(cell.source, names)
+            known[name] = found
+        return known[name]
+
+    return before
+
+
+# What wrong and right answers get ----------------------------------------------------------------
+
+ENTRIES = [
+    pytest.param(name, kind, task, text, id=f"{name[:2]}-{task}-{kind}-{what}")
+    for name in NAMES
+    for kind, task, what, text in answers(name)
+]
+
+
+@pytest.mark.parametrize("name, kind, task, text", ENTRIES)
+def test_wrong_answers_fail_and_right_ones_pass(namespaces, name, kind, task, text):
+    (found,) = (t for t in tasks(read(source(name))) if t.name == f"{name[:2]}-{task}")
+    names = dict(namespaces(name)[found.name])
+    answer = changed(found.answer, text)
+    assert answer != found.answer
+    if kind == "right":
+        run(answer, names)
+        run(found.check, names)
+        return
+    with pytest.raises(Exception) as caught:
+        run(answer, names)
+        run(found.check, names)
+    assert not isinstance(caught.value, NotImplementedError | NameError | SyntaxError), caught.value
+
+
+@each
+def test_every_graded_task_has_wrong_and_right_answers(name):
+    entries = answers(name)
+    for task in tasks(read(source(name))):
+        kinds = [kind for kind, its_task, _, _ in entries if f"{name[:2]}-{its_task}" == task.name]
+        if task.check is None:
+            assert not kinds
+        else:
+            assert kinds.count("wrong") >= 3 and kinds.count("right") >= 1, task.name
+    known = {task.name for task in tasks(read(source(name)))}
+    assert {f"{name[:2]}-{task}" for _, task, _, _ in entries} <= known
+
+
+def test_most_wrong_answers_are_explained_by_the_visible_check(namespaces):
+    """Hidden tests are the second net. What the learner sees should say what is wrong."""
+    told, total = 0, 0
+    for name in NAMES:
+        found = {task.name: task for task in tasks(read(source(name)))}
+        for kind, task, _, text in answers(name):
+            if kind == "wrong":
+                task = found[f"{name[:2]}-{task}"]
+                names = dict(namespaces(name)[task.name])
+                total += 1
+                try:
+                    run(changed(task.answer, text), names)
+                    run(visible(task.check), names)
+                except AssertionError as error:
+                    told += len(str(error)) > 15
+                except Exception:
+                    pass
+    assert told >= 0.8 * total, f"{told} of {total}"
+
+
+# What students get --------------------------------------------------------------------------------
+
+
+def test_releases_are_what_nbgrader_makes(tmp_path):
+    pytest.importorskip("nbgrader")
+    for path in make_release(into=tmp_path):
+        committed = release(path.parent.name)
+        assert path.read_bytes() == committed.read_bytes(), (
+            f"{committed.name} is not what its source gives: python -m utils.course release"
+        )
+    assert sorted(p.name for p in (EXERCISES / "release").iterdir()) == NAMES
+
+
+def test_an_unknown_exercise_is_an_error():
+    with pytest.raises(SystemExit, match="no exercise is called 99_x; there are: 01_"):
+        make_release(["99_x"])
+
+
+@each
+def test_student_copies_stop_only_where_something_is_to_be_written(name):
+    names, stopped = {"__name__": "__main__"}, set()
+    for cell in read(release(name)).cells:
+        assert "SOLUTION" not in cell.source and "HIDDEN" not in cell.source
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            try:
+                run(cell.source, names)
+            except NotImplementedError:
+                stopped.add(grade_id(cell))
+    graded = {f"{t.name}-check" for t in tasks(read(source(name))) if t.check}
+    assert stopped & graded == graded, "these checks pass before anything is written"
+
+
+@each
+def test_filled_from_the_source_they_pass(name):
+    names, solved = {"__name__": "__main__"}, read(source(name))
+    solutions = {grade_id(cell): cell.source for cell in solved.cells if grade_id(cell)}
+    for cell in read(release(name)).cells:
+        if cell.cell_type == "code":
+            if cell.metadata.nbgrader.solution:
+                assert STUB in cell.source and cell.source == stub(solutions[grade_id(cell)])
+                cell.source = solutions[grade_id(cell)]
+            run(cell.source, names)
+
+
+# How an exercise looks -----------------------------------------------------------------------------
+
+
+def test_there_is_an_exercise_for_each_lesson_from_01_to_12():
+    assert NAMES == [stem for stem in LESSONS if "01" <= stem[:2] <= "12"]
+
+
+@each
+def test_shape_of_an_exercise(name):
+    notebook = read(source(name))
+    head = notebook.cells[0].source
+    place = release(name).relative_to(ROOT).as_posix()
+    assert badge(place, repository()) in head
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code[0].source == SETUP_CELL.format(repo=repository())
+    assert all(grade_id(cell) for cell in code), "every code cell is nbgrader's, so it can be restored"
+    ids = [grade_id(cell) for cell in notebook.cells if grade_id(cell)]
+    assert len(ids) == len(set(ids)) and all(one.startswith(name[:2] + "-") for one in ids)
+    found = tasks(notebook)
+    assert 4 <= len(found) <= 8
+    minutes = 0
+    for task in found:
+        fact = r"\*(\d+) points? · difficulty ([1-5]) of 5 · (\d+) minutes( · graded by hand)?\*"
+        points, _, its_minutes, by_hand = re.search(fact, task.text).groups()
+        assert int(points) == task.points and bool(by_hand) == (task.check is None)
+        minutes += int(its_minutes)
+        if task.check:
+            assert "<details><summary>Hint</summary>" in task.text, task.name
+            assert "checks." in visible(task.check), f"{task.name} has no visible check"
+    total = sum(task.points for task in found)
+    assert f"**Points:** {total} · **Time:** about {minutes} minutes" in head
+    assert (EXERCISES / "release" / name / f"../../../{name}.ipynb").resolve().is_file()
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert "TODO" not in text and not re.search(r"/(root|work|tmp|home)/", text)
