@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from utils.checks_blocks import *  # noqa: F403  (lessons 01 to 05)
 from utils.checks_practice import *  # noqa: F403  (lessons 10 to 12)
 from utils.checks_space_time import *  # noqa: F403  (lessons 06 to 09)
-from utils.diagnose import check_answers, check_shape, close, diagnose, random, sizes
+from utils.diagnose import check_shape, close, diagnose, random, sizes
 
 
 def check_prenorm(prenorm, seed=0):
