@@ -1,9 +1,11 @@
 """Checks of the exercises of lessons 06 to 09: tokens, schemes, the divided block, the model."""
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce, repeat
+from torch import nn
+from torch.nn import functional as F
 
-from utils.diagnose import check_answers, check_shape, diagnose, random, sizes
+from utils.diagnose import check_answers, check_shape, close, diagnose, random, sizes
 
 # Lesson 06 ------------------------------------------------------------------------------------
 
@@ -333,3 +335,424 @@ def check_windows(fold_windows, unfold_windows, seed=0):
         again = unfold_windows(found, size, shift, t, h, w)
         wrong = {"the shift is not undone": rolled}
         diagnose(again, patches, wrong, f"the patches put back (size {size}, shift {shift})")
+
+
+# Lesson 08 ------------------------------------------------------------------------------------
+
+
+def _mixing(seed, d):
+    """A stand-in for attention: every token influences every other of its group, unevenly."""
+    weight = random(d, d, seed=seed + 50)
+
+    def attention(tokens):
+        place = torch.arange(tokens.shape[1], dtype=tokens.dtype)[:, None]
+        return torch.tanh(tokens @ weight) + (place + 1) * tokens.mean(1, keepdim=True)
+
+    return attention
+
+
+def check_copies(copies, seed=0):
+    """`copies(t, h, w)`: how many copies of the class token each step makes, and what one sees."""
+    t, h, w = sizes(3, seed, of=(5, 3, 4, 7))
+    right = {
+        "space": (t, h * w),
+        "joint": (1, t * h * w),
+        "rows": (t * h, w),
+        "time as in the paper": (h * w, t),
+        "time as in the code": (0, 0),
+    }
+    answers = copies(t, h, w)
+    if isinstance(answers, dict):
+        answers = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in answers.items()
+        }
+        for key, value in answers.items():
+            swapped = key in right and value == right[key][::-1] and value != right[key]
+            assert not swapped, f"{key!r}: first the number of copies, then what one of them sees"
+    hints = {
+        "space": "every frame is a group",
+        "joint": "there is one group",
+        "rows": "every row of every frame is a group",
+        "time as in the paper": "every place is a group of t patches",
+        "time as in the code": "there the class token is left out",
+    }
+    hints = {key: f"{hint} (t = {t}, h = {h}, w = {w})" for key, hint in hints.items()}
+    check_answers(answers, right, hints)
+
+
+def _class_update(patches, cls, attention, pattern, order="(b g)", how="mean", where="cat"):
+    """The update of a step with class token, and of its usual mistakes."""
+    b, t, h, w, d = patches.shape
+    tokens = rearrange(patches, f"b t h w d -> {pattern} d")
+    g = len(tokens) // b
+    copies = repeat(cls, f"b d -> {order} 1 d", g=g)
+    if where == "zero":
+        copies = torch.zeros_like(copies)
+    parts = [tokens, copies] if where == "end" else [copies, tokens]
+    tokens = attention(torch.cat(parts, dim=1))
+    back = rearrange(tokens[:, 1:], f"{pattern} d -> b t h w d", b=b, t=t, h=h, w=w)
+    copies = rearrange(tokens[:, 0], f"{order} d -> b g d", b=b)
+    if how == "first":
+        return back, copies[:, 0]
+    if how == "patches":
+        return back, reduce(back, "b t h w d -> b d", "mean")
+    return back, reduce(copies, "b g d -> b d", how)
+
+
+def _check_class_update(update, pattern, seed, wrong_patterns):
+    b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
+    d = 3
+    patches, cls = random(b, t, h, w, d, seed=seed), random(b, d, seed=seed + 1)
+    attention = _mixing(seed, d)
+    right = _class_update(patches, cls, attention, pattern)
+    seen = []
+
+    def watched(tokens):
+        seen.append(tokens)
+        return attention(tokens)
+
+    found = update(patches, cls, watched)
+    assert isinstance(found, tuple) and len(found) == 2, (
+        "return two things: patches and class token"
+    )
+    n = right[0][0].numel() // d // (len(rearrange(patches, f"b t h w d -> {pattern} d")) // b)
+    if len(seen) == 1:
+        assert seen[0].shape[1] == 1 + n, (
+            f"attention got groups of {seen[0].shape[1]} tokens; a group is 1 class token and {n} patches"
+        )
+    mistakes = {
+        "the class token's copies are in the wrong order: clip slow, group fast, like the patches; now clips are mixed":
+            _class_update(patches, cls, attention, pattern, order="(g b)"),
+        "the class token does not take part: the patches see nothing of it":
+            _class_update(patches, cls, attention, pattern, where="zero"),
+        "the copies belong in front of the patches": _class_update(patches, cls, attention, pattern, where="end"),
+    } | {
+        message: _class_update(patches, cls, attention, other) for message, other in wrong_patterns.items()
+    }  # fmt: skip
+    wrong = {message: value[0] for message, value in mistakes.items()}
+    wrong["return what the step adds, without the patches themselves"] = right[0] + patches
+    diagnose(found[0], right[0], wrong, "what is added to the patches")
+    wrong = {
+        "keep all copies, not only the first group's":
+            _class_update(patches, cls, attention, pattern, how="first")[1],
+        "the copies are averaged, not summed": _class_update(patches, cls, attention, pattern, how="sum")[1],
+        "average the copies of the class token, not the patches":
+            _class_update(patches, cls, attention, pattern, how="patches")[1],
+        "return what the step adds, without the class token itself": right[1] + cls,
+    } | {message: value[1] for message, value in mistakes.items()}  # fmt: skip
+    diagnose(found[1], right[1], wrong, "what is added to the class token",
+             "average each clip's copies, and only those")  # fmt: skip
+
+
+def check_space_update(update, seed=0):
+    """`update(patches, cls, attention)` is what a space step with class token adds."""
+    wrong = {
+        "those groups hold one place in all frames; space attention stays in the frame": "(b h w) t"
+    }
+    _check_class_update(update, "(b t) (h w)", seed, wrong)
+
+
+def check_paper_time_update(update, seed=0):
+    """`update(patches, cls, attention)` is what a time step with class token, as in the paper, adds."""
+    wrong = {
+        "those groups hold the patches of one frame; time attention stays in place": "(b t) (h w)"
+    }
+    _check_class_update(update, "(b h w) t", seed, wrong)
+
+
+def check_clips_are_apart(clips_are_apart, broken_update, seed=0):
+    """`clips_are_apart(update)` finds updates in which one clip influences another."""
+
+    def good(patches, cls, attention):
+        return _class_update(patches, cls, attention, "(b t) (h w)")
+
+    def only_patches_mixed(patches, cls, attention):
+        update, copies = good(patches, cls, attention)
+        return update + patches.mean(0, keepdim=True), copies
+
+    def only_class_mixed(patches, cls, attention):
+        update, copies = good(patches, cls, attention)
+        return update, copies + cls.mean(0, keepdim=True)
+
+    assert clips_are_apart(good) in (True, False), "return True or False"
+    assert clips_are_apart(good), (
+        "your test rejects a correct update: does it look at the clip that was left as it was?"
+    )
+    assert not clips_are_apart(broken_update), (
+        "your test accepts broken_update: change the second clip, with random numbers, and look at the first"
+    )
+    assert not clips_are_apart(only_class_mixed), (
+        "your test accepts an update that mixes the clips' class tokens: compare those too"
+    )
+    assert not clips_are_apart(only_patches_mixed), (
+        "your test accepts an update that mixes the clips' patches: compare those too"
+    )
+    if seed:
+        assert clips_are_apart(lambda p, c, a: (0 * p, 0 * c)), "adding nothing mixes nothing"
+
+
+def check_divided_block(divided_block, seed=0):
+    """`divided_block(patches, cls, time, space, mlp)`: time, space, MLP, each with a skip connection."""
+    b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
+    d = 3
+    patches, cls = random(b, t, h, w, d, seed=seed), random(b, d, seed=seed + 1)
+    maps = random(4, d, d, seed=seed + 2)
+
+    def time(x):
+        return torch.tanh(x @ maps[0]) + x.mean(1, keepdim=True)
+
+    def space(x, c):
+        middle = x.mean((2, 3), keepdim=True)
+        return torch.tanh(x @ maps[1]) + middle + c.view(-1, 1, 1, 1, d), c @ maps[
+            2
+        ] + middle.flatten(2).mean(1)
+
+    def mlp(x):
+        return torch.sin(x @ maps[3])
+
+    def after(x, c):
+        dx, dc = space(x, c)
+        x, c = x + dx, c + dc
+        return x + mlp(x), c + mlp(c)
+
+    def space_first(x, c):
+        dx, dc = space(x, c)
+        x, c = x + dx, c + dc
+        x = x + time(x)
+        return x + mlp(x), c + mlp(c)
+
+    x = patches + time(patches)
+    dx, dc = space(x, cls)
+    sx, sc = space(patches, cls)
+    both, both_cls = x + sx, cls + sc
+    right = after(x, cls)
+    mistakes = {
+        "time comes first, then space": space_first(patches, cls),
+        "space should see what time has made of the patches, not what came in":
+            (both + mlp(both), both_cls + mlp(both_cls)),
+        "the skip connection around time is missing": after(time(patches), cls),
+        "the skip connection around space is missing": (dx + mlp(dx), dc + mlp(dc)),
+        "the skip connection around the MLP is missing": (mlp(x + dx), mlp(cls + dc)),
+        "the MLP is missing": (x + dx, cls + dc),
+        "the time step is missing": after(patches, cls),
+        "the MLP is to be added to what it was given": (x + mlp(x + dx), right[1]),
+    }  # fmt: skip
+    found = divided_block(patches, cls, time, space, mlp)
+    wrong = {message: value[0] for message, value in mistakes.items()}
+    diagnose(found[0], right[0], wrong, "the patches")
+    wrong = {message: value[1] for message, value in mistakes.items()}
+    wrong["the class token goes through the MLP too"] = cls + dc
+    wrong["the class token takes part in space: add its update"] = cls + mlp(cls)
+    diagnose(found[1], right[1], wrong, "the class token")
+
+
+def check_asleep(asleep):
+    """`asleep()` predicts what a fresh time step does and learns; compared with a measurement."""
+    from utils.model import AttentionStep, Step
+
+    torch.manual_seed(0)
+    step = AttentionStep(6, 2, Step("(b h w) t", with_class=False, extra=True)).double()
+    optimizer = torch.optim.SGD(step.parameters(), lr=0.1)
+    patches, target = random(1, 3, 2, 2, 6), random(1, 3, 2, 2, 6, seed=1)
+    moved, same = [], []
+    for _ in range(2):
+        out, _ = step(patches, torch.zeros(1, 6).double())
+        same.append(torch.equal(out, patches))
+        optimizer.zero_grad()
+        ((out - target) ** 2).sum().backward()
+        moved.append(
+            [
+                bool(layer.weight.grad.abs().max() > 0)
+                for layer in (step.project, step.attention.fn.qkv)
+            ]
+        )
+        optimizer.step()
+    right = {
+        "output": same[0],
+        "project learns": moved[0][0],
+        "attention learns": moved[0][1],
+        "after one step": moved[1][1],
+    }
+    hints = {
+        "output": "zero times anything, plus zero, added to the input",
+        "project learns": "the derivative of W·a with respect to W is a, and a is not zero",
+        "attention learns": "on its way back, the gradient passes through W, which is zero",
+        "after one step": "is W still zero then?",
+    }
+    check_answers(asleep(), right, hints)
+
+
+# Lesson 09 ------------------------------------------------------------------------------------
+
+
+def check_parameters(parameters, seed=0):
+    """`parameters(…)` counts a divided TimeSformer with the plain MLP, part by part."""
+    from utils.model import TimeSformer, count_parameters
+
+    classes, frames, side, d = sizes(4, seed, of=(3, 5, 2, 7))
+    depth, patch = 2 + seed % 2, 4
+    with torch.device("meta"):
+        model = TimeSformer(
+            classes, side * patch, frames, patch, d, depth, heads=1, activation="gelu"
+        )
+    right = count_parameters(model)
+    wrong = {
+        "the extra (d, d) layer of the time step is missing": right - depth * (d * d + d),
+        "a divided block has two attentions": right - depth * 4 * (d * d + d),
+        "the three norms of a block are missing": right - depth * 6 * d,
+        "the last norm is missing": right - 2 * d,
+        "the head has biases too": right - classes,
+        "the class token is missing": right - d,
+        "the patch map's bias is missing": right - d,
+        "a time embedding is shared by all places of a frame": right + frames * (side**2 - 1) * d,
+        "a linear layer has biases": right - depth * (9 * d),
+    }  # fmt: skip
+    found = parameters(classes, side * patch, frames, patch, d, depth)
+    told = f"parameters({classes}, {side * patch}, {frames}, {patch}, {d}, {depth})"
+    difference = int(found) - right
+    diagnose(found, right, wrong, told,
+             f"you are off by {difference:+}; compare part by part with count_parameters")  # fmt: skip
+
+
+def check_forward(forward, seed=0):
+    """`forward(video, embedding, blocks, norm, head)` is the model's forward pass."""
+    from utils.model import TimeSformer
+
+    torch.manual_seed(seed)
+    model = TimeSformer(5, 8, 3, 4, dim=6, depth=3, heads=2).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    video = random(2, 3, 3, 8, 8, seed=seed)
+    with torch.no_grad():
+        patches, cls = model.embedding(video)
+        first = model.blocks[0](patches, cls)
+        stuck, early = patches, (patches, model.norm(cls))
+        for block in model.blocks:
+            stuck, _ = block(stuck, cls)
+            early = block(*early)
+        last = (patches, cls)
+        for block in model.blocks:
+            last = block(*last)
+        head, norm = model.head, model.norm
+        wrong = {
+            "the norm before the head is missing": head(last[1]),
+            "the head reads the class token, not the mean of the patches": head(norm(last[0].mean((1, 2, 3)))),
+            "return logits; the softmax comes later, where it is needed": model(video).softmax(-1),
+            "only the first block was used: is the return inside the loop?": head(norm(first[1])),
+            "the class token is not carried from block to block": head(norm(cls)),
+            "normalise the class token after the last block, not before the first": head(early[1]),
+            "the norm comes before the head, not after it": F.layer_norm(head(last[1]), (5,)),
+        }  # fmt: skip
+        found = forward(video, model.embedding, model.blocks, norm, head)
+        diagnose(found, model(video), wrong, "the logits")
+
+
+def check_views(cost_of_views, views_for, seed=0):
+    """`cost_of_views(three_crops, views)` and `views_for(budget, three_crops)` go by cost per view."""
+    three = (0.59, 5.11, 7.14, 3.0, 0.9)[seed % 5]
+    wrong = {"the table's number is for three crops together": 10 * three}
+    diagnose(
+        cost_of_views(three, 10),
+        three / 3 * 10,
+        wrong,
+        f"the cost of 10 views at {three} for three",
+    )
+    for views in (1, 3, 7, 10 + seed):
+        budget = three / 3 * views
+        found = views_for(budget * 1.3, three)
+        assert found == int(found), f"a number of whole views, not {found}"
+        assert found <= 1.3 * views + 1e-9, f"{found} views cost more than the budget: round down"
+        assert found == int(1.3 * views + 1e-9), (
+            f"a budget for {1.3 * views:.1f} views allows {int(1.3 * views + 1e-9)} whole ones, you say {found}"
+        )
+        assert views_for(budget, three) == views, (
+            f"a budget of exactly {views} views allows {views}, you say {views_for(budget, three)}"
+        )
+
+
+def check_stretch_time(stretch_time, seed=0):
+    """`stretch_time(embedding, frames)` interpolates (t, d) linearly along time."""
+    t, d, frames = sizes(3, seed, of=(4, 3, 9, 6))
+    embedding = random(t, d, seed=seed)
+    channels = embedding.T[None]
+    found = stretch_time(embedding, frames)
+    check_shape(found, (frames, d), f"the embeddings of {t} frames stretched to {frames}")
+    wrong = {
+        "that repeats frames; take the mode \"linear\"": F.interpolate(channels, frames)[0].T,
+        "without align_corners: each frame stands for a stretch of time, not for a point":
+            F.interpolate(channels, frames, mode="linear", align_corners=True)[0].T,
+        "the clip starts again after its end; stretch it instead": embedding[torch.arange(frames) % t],
+        "the last frame is repeated; stretch the clip instead": embedding[torch.arange(frames).clamp(max=t - 1)],
+    }  # fmt: skip
+    if frames > t:
+        wrong["frames without an embedding; stretch the clip instead"] = F.pad(
+            embedding, (0, 0, 0, frames - t)
+        )
+    right = F.interpolate(channels, frames, mode="linear")[0].T
+    diagnose(found, right, wrong, "the stretched embeddings")
+    diagnose(
+        stretch_time(embedding, t), embedding, {}, "the embeddings stretched to their own length"
+    )
+
+
+def check_space_forward(space_forward, seed=0):
+    """`space_forward(video, features, head)` averages the frames' features, then applies the head."""
+    b, t, classes, d = sizes(4, seed, of=(2, 3, 5, 4))
+    video, weight = random(b, t, 3, 4, 4, seed=seed), random(48, d, seed=seed + 1)
+    torch.manual_seed(seed)
+    head = nn.Linear(d, classes).double()
+
+    def features(frames):
+        assert frames.ndim == 5 and frames.shape[1] == 1, (
+            f"features takes (n, 1, c, height, width), it got {tuple(frames.shape)}"
+        )
+        return torch.tanh(frames.flatten(1) @ weight)
+
+    with torch.no_grad():
+        each = features(video.flatten(0, 1)[:, None]).view(b, t, d)
+        mixed = features(rearrange(video, "b t c y x -> (t b) 1 c y x")).view(b, t, d)
+        wrong = {
+            "the frames of different clips are averaged: fold as (b t), in the order in which you unfold":
+                head(mixed.mean(1)),
+            "clips are mixed, and probabilities are averaged; average features, and of one clip":
+                head(mixed).softmax(-1).mean(1),
+            "average the features, not the probabilities": head(each).softmax(-1).mean(1),
+            "return logits, without a softmax": head(each.mean(1)).softmax(-1),
+            "the features are averaged, not summed": head(each.sum(1)),
+            "all frames count, not only the first": head(each[:, 0]),
+            "the mean over frames, not the largest": head(each.amax(1)),
+        }  # fmt: skip
+        diagnose(space_forward(video, features, head), head(each.mean(1)), wrong, "the logits")
+
+
+def check_tells_a_shuffle(tells_a_shuffle):
+    """`tells_a_shuffle()` predicts which models notice another order of frames; tried out here."""
+    from utils.model import TimeSformer
+
+    right = {}
+    cases = {
+        "divided": ("divided", None),
+        "divided, time embeddings zero": ("divided", "time"),
+        "joint, time embeddings zero": ("joint", "time"),
+        "space": ("space", None),
+        "divided, space embeddings zero": ("divided", "space"),
+    }
+    video = random(1, 4, 3, 8, 8)
+    for name, (scheme, zero) in cases.items():
+        torch.manual_seed(0)
+        model = TimeSformer(3, 8, 4, 4, dim=8, depth=2, heads=2, scheme=scheme).double().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(std=0.5)
+            if zero:
+                getattr(model.embedding, zero).zero_()
+            right[name] = not close(model(video), model(video[:, [2, 0, 3, 1]]))
+    hints = {
+        "divided": "its tokens know their time",
+        "divided, time embeddings zero": "time attention sees the set of frames at a place; a set has no order",
+        "joint, time embeddings zero": "attention sees a set of tokens, however large it is",
+        "space": "the frames are averaged at the end, and a mean has no order",
+        "divided, space embeddings zero": "what tells a token when it is is still there",
+    }
+    check_answers(tells_a_shuffle(), right, hints)
