@@ -531,9 +531,9 @@ def check_read_maps(read_maps):
         "early frames look at late ones, late ones at early ones": "C",
     }
     hints = {
-        "looks at the frame before": "query 5 should be dark at key 4, query 6 at key 5",
-        "looks at the first frame, from everywhere": "which map is dark in one column, in every row?",
-        "takes a bit of every frame": "which map has no dark spot?",
-        "early frames look at late ones, late ones at early ones": "query 0 should be dark at key 7",
+        "looks at the frame before": "query 5 should be bright at key 4, query 6 at key 5",
+        "looks at the first frame, from everywhere": "which map is bright in one column, in every row?",
+        "takes a bit of every frame": "which map has no bright spot?",
+        "early frames look at late ones, late ones at early ones": "query 0 should be bright at key 7",
     }
     check_answers(read_maps(), right, hints)
