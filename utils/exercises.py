@@ -8,6 +8,7 @@ release/NAME/NAME_exercises.ipynb, without both, is what students get. nbgrader 
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import nbformat
 
-from utils.course import NOTEBOOKS, _replace
+from utils.course import NOTEBOOKS, ROOT, _replace
 
 EXERCISES = NOTEBOOKS / "exercises"
 STUB = 'raise NotImplementedError("write your answer here")'  # as in nbgrader_config.py
@@ -38,7 +39,7 @@ class Task:
 
 def exercises():
     """The names of all exercises, such as "05_attention", in reading order."""
-    return sorted(path.name for path in (EXERCISES / "source").iterdir() if path.is_dir())
+    return sorted(path.parent.name for path in (EXERCISES / "release").glob("*/*_exercises.ipynb"))
 
 
 def source(name):
@@ -69,9 +70,7 @@ def tasks(notebook):
             points = (check or cell).metadata["nbgrader"]["points"]
             title = re.match(r"## \d+\. (.*)", text)[1]
             found.append(
-                Task(
-                    marks["grade_id"], title, points, text, cell.source, check and check.source
-                )
+                Task(marks["grade_id"], title, points, text, cell.source, check and check.source)
             )
     return found
 
@@ -106,12 +105,15 @@ def make_release(names=(), into=None):
 
     SystemExit for an unknown name, or when nbgrader refuses a notebook; nothing is written then.
     """
-    unknown = sorted(set(names) - set(exercises()))
+    solved = sorted(path.parent.name for path in (EXERCISES / "source").glob("*/*_exercises.ipynb"))
+    if not solved:
+        raise SystemExit(f"{EXERCISES / 'source'}: no solutions here; is this the students' copy?")
+    unknown = sorted(set(names) - set(solved))
     if unknown:
         raise SystemExit(
-            f"no exercise is called {', '.join(unknown)}; there are: {', '.join(exercises())}"
+            f"no exercise is called {', '.join(unknown)}; there are: {', '.join(solved)}"
         )
-    names = list(names) or exercises()
+    names = list(names) or solved
     into = EXERCISES / "release" if into is None else Path(into)
     with course_directory(names) as (nbgrader, folder):
         for name in names:
@@ -125,6 +127,43 @@ def make_release(names=(), into=None):
                 notebook = nbformat.read(path, as_version=4)
                 _replace(target, nbformat.writes(notebook) + "\n")
     return [into / name / f"{name}_exercises.ipynb" for name in names]
+
+
+# What a students' copy of the course does not have: solutions, hidden tests, model answers.
+PRIVATE = ("notebooks/exercises/source/", "notebooks/exercises/README.md", "utils/tests/answers/")
+FOR_STUDENTS = """\
+# Exercises
+
+One notebook a lesson, in [release](release), each with a Colab badge. Write where it says
+`raise NotImplementedError`, run the cell, then run the check right below it: it tells you what
+is wrong. When you are done, choose *Restart kernel and run all cells*, download the notebook
+(in Colab: *File → Download → Download .ipynb*) and hand in that file. Leave the given cells as they are.
+"""
+
+
+def student_copy(folder):
+    """Copy the course without its solutions to a new `folder`, to be published as a fresh repository.
+
+    The files that git tracks are copied, as they are now; the history, which holds the solutions, is
+    not. SystemExit when the folder exists or this is not a git checkout; nothing is written then.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise SystemExit(f"{folder}: already there; choose a new folder")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    files = [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    if not files:
+        raise SystemExit(f"{ROOT}: git lists no files here; clone the course with git first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as part:
+        whole = Path(part, folder.name)
+        for name in files:
+            if not name.startswith(PRIVATE):
+                (whole / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, whole / name)
+        (whole / "notebooks/exercises/README.md").write_text(FOR_STUDENTS, encoding="utf-8")
+        os.rename(whole, folder)
+    return folder
 
 
 def stub(answer):

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import yaml
 
-from utils import course
+from utils import course, exercises
 from utils.course import ROOT, SETUP_CELL, execute, lessons, main, repository, set_repo
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -71,6 +71,7 @@ def test_every_import_of_utils_is_listed():
         "IPython": "jupyterlab",
         "nbformat": "jupyterlab",
         "nbclient": "nbclient",
+        "nbconvert": "jupyterlab",
     }
     listed = {re.split(r"[<>=]", requirement)[0] for requirement in pip_list()}
     for path in (ROOT / "utils").glob("*.py"):
@@ -248,8 +249,18 @@ def test_set_repo_reaches_every_badge_and_cell(copy):
         assert 'REPO = "https://github.com/ada/my-fork"' in cell.source
         assert "/github/ada/my-fork/blob/main/notebooks/" in notebook.cells[0].source
     set_repo(old)
-    for path in course.lessons():
-        assert path.read_bytes() == (ROOT / "notebooks" / path.name).read_bytes()
+    for path in (copy / "notebooks").rglob("*.*"):
+        if path.is_file():
+            assert path.read_bytes() == (ROOT / path.relative_to(copy)).read_bytes(), path.name
+
+
+def test_set_repo_leaves_student_copies_as_nbgrader_would_make_them(copy, tmp_path, monkeypatch):
+    pytest.importorskip("nbgrader")
+    set_repo("https://github.com/ada/my-fork")
+    monkeypatch.setattr(exercises, "EXERCISES", copy / "notebooks" / "exercises")
+    for path in exercises.make_release(["05_attention"], into=tmp_path / "made"):
+        assert "ada/my-fork" in path.read_text()
+        assert path.read_bytes() == exercises.release("05_attention").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ An entry is either a whole answer cell, or pairs of lines "- old" and "+ new" th
 """
 
 import re
+import subprocess
+import sys
 import warnings
 
 import nbformat
@@ -20,11 +22,14 @@ from utils.exercises import (
     release,
     source,
     stub,
+    student_copy,
     tasks,
     visible,
 )
 
 NAMES = exercises()
+if not (EXERCISES / "source").is_dir():
+    pytest.skip("a students' copy, without solutions", allow_module_level=True)
 LESSONS = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
 ANSWERS = ROOT / "utils" / "tests" / "answers"
 each = pytest.mark.parametrize("name", NAMES)
@@ -159,6 +164,22 @@ def test_an_unknown_exercise_is_an_error():
         make_release(["99_x"])
 
 
+def test_a_students_copy_holds_no_solution(tmp_path):
+    copy = student_copy(tmp_path / "class")
+    names = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    assert {release(name).relative_to(ROOT).as_posix() for name in NAMES} <= names
+    assert not [name for name in names if "exercises/source" in name or "tests/answers" in name]
+    assert not (copy / ".git").exists()
+    for path in (copy / "notebooks" / "exercises").rglob("*.*"):
+        text = path.read_text(encoding="utf-8") if path.suffix in (".ipynb", ".md") else ""
+        assert "SOLUTION" not in text and "HIDDEN TESTS" not in text and "Mark scheme" not in text
+    with pytest.raises(SystemExit, match="already there"):
+        student_copy(copy)
+    command = [sys.executable, "-m", "utils.course", "release"]
+    run = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert run.returncode == 1 and "no solutions here" in run.stderr
+
+
 @each
 def test_student_copies_stop_only_where_something_is_to_be_written(name):
     names, stopped = {"__name__": "__main__"}, set()
@@ -201,7 +222,9 @@ def test_shape_of_an_exercise(name):
     assert badge(place, repository()) in head
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code[0].source == SETUP_CELL.format(repo=repository())
-    assert all(grade_id(cell) for cell in code), "every code cell is nbgrader's, so it can be restored"
+    assert all(grade_id(cell) for cell in code), (
+        "every code cell is nbgrader's, so it can be restored"
+    )
     ids = [grade_id(cell) for cell in notebook.cells if grade_id(cell)]
     assert len(ids) == len(set(ids)) and all(one.startswith(name[:2] + "-") for one in ids)
     found = tasks(notebook)
@@ -220,3 +243,45 @@ def test_shape_of_an_exercise(name):
     assert (EXERCISES / "release" / name / f"../../../{name}.ipynb").resolve().is_file()
     text = "\n".join(cell.source for cell in notebook.cells)
     assert "TODO" not in text and not re.search(r"/(root|work|tmp|home)/", text)
+
+
+# The instructor's page --------------------------------------------------------------------------------
+
+
+@each
+def test_the_instructors_table_and_questions_are_the_notebooks(name):
+    page = (EXERCISES / "README.md").read_text(encoding="utf-8")
+    notebook = read(source(name))
+    points, minutes = re.search(
+        r"Points:\*\* (\d+) · \*\*Time:\*\* about (\d+)", notebook.cells[0].source
+    ).groups()
+    reading = read(ROOT / "notebooks" / f"{name}.ipynb").cells[0].source
+    reading = re.search(r"\*\*Time:\*\* (\d+) minutes", reading)[1]
+    row = re.search(rf"^\| \[.*release/{name}/.*$", page, re.M)[0]
+    found = tasks(notebook)
+    assert row.split(" | ")[3:] == [reading, str(len(found)), minutes, f"{points} |"]
+    for task in found:
+        if task.check is None:
+            question = task.text.split("\n\n", 2)[2]
+            assert question in page, f"{task.name}: the question reads differently"
+            assert task.answer in page, f"{task.name}: the model answer reads differently"
+
+
+def test_what_the_instructors_page_names_exists():
+    page = (EXERCISES / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", page):
+        assert (EXERCISES / target).exists(), target
+    headings = re.findall(r"^## (.*)", page, re.M)
+    for anchor in re.findall(r"\]\(#([^)]+)\)", page):
+        assert anchor in [
+            re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-")) for heading in headings
+        ], anchor
+    entries = [kind for name in NAMES for kind, *_ in answers(name)]
+    told = re.search(
+        r"\((?:softmax over the wrong axis).*?; (\d+) of them in all\).*?\((\d+): loops", page
+    ).groups()
+    assert tuple(map(int, told)) == (entries.count("wrong"), entries.count("right"))
+    ids = {task.name for name in NAMES for task in tasks(read(source(name)))}
+    for lesson, names in re.findall(r"(?<!\w)(\d\d) ((?:\*[\w-]+\*(?:, )?)+)", page):
+        for name in re.findall(r"[\w-]+", names):
+            assert f"{lesson}-{name}" in ids, f"{lesson} {name}"

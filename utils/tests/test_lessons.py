@@ -10,6 +10,7 @@ import pytest
 
 from utils import model
 from utils.course import NOTEBOOKS, ROOT, SETUP_CELL, badge, lessons, repository
+from utils.exercises import exercises, release
 
 LESSONS = [pytest.param(path, id=path.stem) for path in lessons()]
 ROOMS = ("model", "video", "training", "rollout", "motion", "tables")
@@ -117,19 +118,39 @@ def facts(path):
 def test_the_syllabus_is_what_the_lessons_say():
     readme = (ROOT / "README.md").read_text()
     rows = re.findall(
-        r"^\| \[(\d\d) [^\]]*\]\((notebooks/[^)]+)\) \| ([^|]*) \| (\d+) \| (\d+) \| (.*?) \| (\d+) \|$",
+        r"^\| \[(\d\d) [^\]]*\]\((notebooks/[^)]+)\) \| ([^|]*) \| (\d+) \| (\d+) \| (.*?) \| ([^|]+) \|$",
         readme,
         re.M,
     )
     assert [row[1] for row in rows] == [path.relative_to(ROOT).as_posix() for path in lessons()]
-    for (_, place, _, minutes, seconds, its_badge, exercises), path in zip(rows, lessons()):
+    for (_, place, _, minutes, seconds, its_badge, exercise), path in zip(rows, lessons()):
         assert (minutes, seconds) == facts(path), place
         assert its_badge == badge(place, repository())
-        text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
-        listed = re.findall(
-            r"^\d+\. \*\(", text.split("## Exercises")[1].split("## References")[0], re.M
-        )
-        assert len(listed) == int(exercises), place
+        expected = "–"
+        if path.stem in exercises():
+            student_copy = release(path.stem)
+            count = len(
+                re.findall(
+                    r"^## \d+\. ", "\n".join(c.source for c in read(student_copy).cells), re.M
+                )
+            )
+            expected = f"[{count} tasks]({student_copy.relative_to(ROOT).as_posix()})"
+        assert exercise == expected, place
+
+
+@pytest.mark.parametrize("name", exercises())
+def test_lessons_lead_to_their_exercises(name):
+    notebook, text = read(release(name)), "\n".join(c.source for c in read(release(name)).cells)
+    points, minutes = re.search(
+        r"\*\*Points:\*\* (\d+) · \*\*Time:\*\* about (\d+)", notebook.cells[0].source
+    ).groups()
+    count = len(re.findall(r"^## \d+\. ", text, re.M))
+    place = release(name).relative_to(NOTEBOOKS).as_posix()
+    lesson = "\n".join(cell.source for cell in read(NOTEBOOKS / f"{name}.ipynb").cells)
+    assert (
+        f"[the exercise notebook]({place}), {count} tasks, {points} points, about {minutes} minutes"
+        in lesson
+    )
 
 
 def test_links_in_the_readme_lead_somewhere():
