@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils.checks_blocks import *  # noqa: F403  (lessons 01 to 05)
+from utils.checks_blocks import dropped
 from utils.checks_practice import *  # noqa: F403  (lessons 10 to 12)
 from utils.checks_space_time import *  # noqa: F403  (lessons 06 to 09)
-from utils.diagnose import check_shape, close, diagnose, random, sizes
+from utils.diagnose import check_shape, close, diagnose, numbers, random, sizes
 
 
 def check_prenorm(prenorm, seed=0):
@@ -28,8 +29,12 @@ def check_prenorm(prenorm, seed=0):
         seen.append(tokens)
         return 3 * tokens + 2 + tokens.abs() + shift
 
-    module = prenorm(d, fn).double()
-    y = module(x)
+    module = prenorm(d, fn)
+    learned = list(module.parameters())
+    assert [tuple(p.shape) for p in learned] == [(d,), (d,)], (
+        "the norm should be made in __init__ and learn a weight and a bias of dim numbers each"
+    )
+    y = numbers(module(x), "PreNorm's output")
     right = fn(norm)
     seen.pop()
     assert seen, "fn was never called"
@@ -49,6 +54,15 @@ def check_prenorm(prenorm, seed=0):
     }
     diagnose(y, right, wrong, "PreNorm's output", "the result should be fn(LayerNorm(x))")
     assert close(module(x, shift=1.0), y + 1), "extra arguments should be handed on to fn"
+    assert close(module(x, 1.0), y + 1), (
+        "extra arguments without a name should be handed on to fn too"
+    )
+    with torch.no_grad():
+        learned[0].copy_(torch.arange(d) + 1)
+        module(x)
+    assert close(seen[-1], (torch.arange(d) + 1) * norm), (
+        "the norm's learned weight is not used: call self.norm"
+    )
 
 
 def check_geglu(geglu, seed=0):
@@ -77,15 +91,13 @@ def check_feedforward(feedforward, seed=0):
     b, n, dim = sizes(3, seed, of=(2, 7, 5, 3))
     mult = 3
     torch.manual_seed(seed)
-    module = feedforward(dim, mult=mult, dropout=0.5).double()
+    module = feedforward(dim, mult=mult, dropout=0.5)
     x = random(b, n, dim, seed=seed)
-    check_shape(
-        module(x), (b, n, dim), f"FeedForward's output for an input of {tuple(x.shape)}"
-    )
+    check_shape(module(x), (b, n, dim), f"FeedForward's output for an input of {tuple(x.shape)}")
     assert not close(module.train()(x), module(x)), (
         "with dropout=0.5 two training passes should differ"
     )
-    y = module.eval()(x)
+    y = numbers(module.eval()(x), "FeedForward's output")
     assert close(y, module(x)), "in eval mode dropout must do nothing"
     wide = dim * mult
     expected = (dim * 2 * wide + 2 * wide) + (wide * dim + dim)
@@ -100,6 +112,7 @@ def check_feedforward(feedforward, seed=0):
         "changing one token changed another: the MLP works on each token alone"
     )
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    layers.sort(key=lambda layer: -layer.out_features)
     shapes = [tuple(layer.weight.shape) for layer in layers]
     if shapes == [(2 * wide, dim), (dim, wide)]:  # the usual two layers: compare the numbers too
         value, gate = layers[0](x).chunk(2, dim=-1)
@@ -109,6 +122,7 @@ def check_feedforward(feedforward, seed=0):
         }  # fmt: skip
         diagnose(y, layers[1](value * F.gelu(gate)), wrong, "FeedForward's output in eval mode",
                  "it should be linear, GEGLU, (dropout,) linear, and nothing else")  # fmt: skip
+        dropped(module, layers[1], dim, 0.5)
 
 
 def check_attend(attend, seed=0):
@@ -139,9 +153,9 @@ def check_attend(attend, seed=0):
 def check_attention(attention, seed=0):
     """`attention(dim, heads)` builds multi-head self-attention over (groups, tokens, dim)."""
     groups, n, heads = sizes(3, seed, of=(2, 5, 3, 4))
-    dim = 4 * heads
+    dim = (4, 3, 5)[seed % 3] * heads
     torch.manual_seed(seed)
-    module = attention(dim, heads).double().eval()
+    module = attention(dim, heads).eval()
     x = random(groups, n, dim, seed=seed)
     y = module(x)
     check_shape(y, (groups, n, dim), f"Attention's output for an input of {tuple(x.shape)}")
@@ -160,7 +174,7 @@ def check_attention(attention, seed=0):
         "changing one token left the others as they were: nobody attends"
     )
     if hasattr(module, "qkv") and hasattr(module, "out"):
-        reference = nn.MultiheadAttention(dim, heads, batch_first=True, dtype=torch.float64)
+        reference = nn.MultiheadAttention(dim, heads, batch_first=True)
         reference.in_proj_weight, reference.in_proj_bias = module.qkv.weight, module.qkv.bias
         reference.out_proj = module.out
         assert close(y, reference(x, x, x)[0]), (
@@ -173,7 +187,7 @@ def check_to_patches(to_patches, seed=0):
     """`to_patches(video, patch_size)` cuts (b, t, c, height, width) into (b, t, h, w, c * patch²)."""
     t, h, w, b = sizes(4, seed, of=(3, 2, 4, 5))
     patch, b = 2 + seed % 2, min(b, 2)
-    video = torch.arange(b * t * 3 * h * w * patch**2, dtype=torch.float64)
+    video = torch.arange(b * t * 3 * h * w * patch**2, dtype=torch.float32)
     video = video.view(b, t, 3, h * patch, w * patch)
     patches = to_patches(video, patch)
     check_shape(
@@ -188,15 +202,30 @@ def check_to_patches(to_patches, seed=0):
         f"and columns 0 to {patch - 1}, and no others"
     )
     assert torch.equal(found, corner.flatten()), "inside a patch the order is colour, row, column"
+    for clip, frame, row, column in [
+        (0, 0, 0, 0),
+        (0, t - 1, h - 1, w - 1),
+        (b - 1, 0, 0, w - 1),
+        (0, 1, h - 1, 0),
+    ]:
+        rows, columns = (
+            slice(row * patch, (row + 1) * patch),
+            slice(column * patch, (column + 1) * patch),
+        )
+        place = f"clip {clip}, frame {frame}, row {row}, column {column}"
+        assert torch.equal(
+            patches[clip, frame, row, column], video[clip, frame, :, rows, columns].flatten()
+        ), f"the patch at {place} holds pixels of another clip, frame or place"
 
 
 def reach(module, t, h, w, dim, seed=0):
     """Which patch reaches which: (t, h, w) x (t, h, w) booleans, by gradient, class token at rest."""
-    patches = random(1, t, h, w, dim, seed=seed).requires_grad_()
-    out, _ = module(patches, random(1, dim, seed=seed + 1))
+    kind = next(module.parameters()).dtype if isinstance(module, nn.Module) else torch.float32
+    patches = random(1, t, h, w, dim, seed=seed).to(kind).requires_grad_()
+    out, _ = module(patches, random(1, dim, seed=seed + 1).to(kind))
     check_shape(out, patches.shape, "the patches that come out")
     reach = torch.zeros(t, h, w, t, h, w, dtype=torch.bool)
-    probe = random(dim, seed=seed + 2)
+    probe = random(dim, seed=seed + 2).to(kind)
     for place in torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w)).tolist():
         (gradient,) = torch.autograd.grad(
             (out[0][tuple(place)] * probe).sum(), patches, retain_graph=True

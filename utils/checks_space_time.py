@@ -1,11 +1,24 @@
 """Checks of the exercises of lessons 06 to 09: tokens, schemes, the divided block, the model."""
 
+import re
+
 import torch
 from einops import rearrange, reduce, repeat
 from torch import nn
 from torch.nn import functional as F
 
-from utils.diagnose import check_answers, check_shape, close, diagnose, random, sizes
+from utils.diagnose import (
+    check_answers,
+    check_shape,
+    close,
+    diagnose,
+    numbers,
+    random,
+    refuses,
+    sizes,
+    unpack,
+    whole,
+)
 
 # Lesson 06 ------------------------------------------------------------------------------------
 
@@ -13,8 +26,11 @@ from utils.diagnose import check_answers, check_shape, close, diagnose, random, 
 def check_tokens_and_pairs(tokens_and_pairs, seed=0):
     """`tokens_and_pairs(frames, height, width, patch)`: patch tokens, and pairs of joint attention."""
     frames, h, w, patch = sizes(4, seed, of=(3, 2, 5, 4))
+    patch += patch % 2
     height, width = h * patch, w * patch
-    tokens, pairs = tokens_and_pairs(frames, height, width, patch)
+    tokens, pairs = unpack(
+        tokens_and_pairs(frames, height, width, patch), "the tokens", "the pairs"
+    )
     told = f"for {frames} frames of {height} x {width} and patches of {patch}"
     wrong = {
         "those are the tokens of one frame": h * w,
@@ -29,21 +45,16 @@ def check_tokens_and_pairs(tokens_and_pairs, seed=0):
         "a token is compared with itself too": right * (right - 1),
     }  # fmt: skip
     diagnose(pairs, right**2, wrong, f"the number of pairs {told}")
-    for bad in ((height + 1, width), (height, width + 1)):
-        try:
-            tokens_and_pairs(frames, *bad, patch)
-        except ValueError:
-            continue
-        raise AssertionError(
-            f"{bad[0]} x {bad[1]} pixels cannot be cut into patches of {patch}: raise a ValueError"
-        )
+    for bad in ((height + 1, width), (height, width + 1), (patch // 2, 8 * patch)):
+        why = f"{bad[0]} x {bad[1]} pixels cannot be cut into patches of {patch}"
+        refuses(lambda bad=bad: tokens_and_pairs(frames, *bad, patch), why)
 
 
 def check_back(back, seed=0):
     """`back(patches, patch)` puts the pixels of (b, t, h, w, c * patch²) back in their places."""
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
-    patch, colours = 2 + seed % 2, 3 if seed == 0 else 1 + seed % 4
-    video = torch.arange(b * t * colours * h * w * patch**2, dtype=torch.float64)
+    patch, colours = 2 + seed % 2, 2 + seed % 3
+    video = torch.arange(b * t * colours * h * w * patch**2, dtype=torch.float32)
     video = video.view(b, t, colours, h * patch, w * patch)
     patches = rearrange(video, "b t c (h p) (w q) -> b t h w (c p q)", p=patch, q=patch)
     found = back(patches, patch)
@@ -69,18 +80,25 @@ def check_place(place, seed=0):
         "(t h w)": rearrange(grid, "t h w d -> (t h w) d"),
         "(w h t)": rearrange(grid, "t h w d -> (w h t) d"),
     }
+    lists = {name: [tuple(place) for place in order.tolist()] for name, order in orders.items()}
     for index in (1, t * h + 1, t * h * w - 2):
-        found = place(index, t, h, w)
-        assert isinstance(found, tuple) and len(found) == 2, f"return two triples, not {found!r}"
-        for (pattern, order), triple in zip(orders.items(), found):
-            right = tuple(order[index].tolist())
-            triple = tuple(int(number) for number in triple)
-            told = f'place {index} of "{pattern}" in {t} frames of {h} x {w}'
-            assert triple != right[::-1] or triple == right, (
+        found = unpack(place(index, t, h, w), "the place for (t h w)", "the place for (w h t)")
+        for (pattern, places), triple in zip(lists.items(), found):
+            triple = tuple(whole(n, "a place") for n in unpack(triple, "frame", "row", "column"))
+            right = places[index]
+            other = next(places for name, places in lists.items() if name != pattern)[index]
+            told = f'place {index} of "{pattern}" in {t} frames of {h} x {w}: {triple}'
+            slow = dict(zip("thw", ("frames", "rows", "columns")))[pattern[1]]
+            assert triple == right or triple != other, f"{told} is the place in the other layout"
+            assert triple == right or triple != right[::-1], (
                 f"{told}: give frame, row, column, in this order"
             )
-            slow = dict(zip("thw", ("frames", "rows", "columns")))[pattern[1]]
-            assert triple == right, f"{told} is not {triple}: the {slow} are slowest there"
+            wrong = [
+                name for name, a, b in zip(("frame", "row", "column"), triple, right) if a != b
+            ]
+            assert triple == right, (
+                f"{told}: the {wrong[0] if wrong else ''} is wrong. The {slow} are slowest there"
+            )
 
 
 def check_positions(add_positions, seed=0):
@@ -91,13 +109,14 @@ def check_positions(add_positions, seed=0):
     space, time = random(h, w, d, seed=seed + 2), random(t, d, seed=seed + 3)
     right = patches + space + time[:, None, None]
     try:
-        found, copies = add_positions(patches.clone(), cls, space, time)
+        added = add_positions(patches.clone(), cls.clone(), space, time)
     except NotImplementedError:  # nothing written yet; a RuntimeError, as it happens
         raise
     except RuntimeError as error:
         raise AssertionError(
             f"the sizes do not fit ({error}): does time lie along the frames, space along rows and columns?"
         ) from error
+    found, copies = unpack(added, "the patches", "the class token")
     wrong = {
         "the time embedding is missing": patches + space,
         "the space embedding is missing": patches + time[:, None, None],
@@ -139,13 +158,8 @@ def check_tubelets(to_tubelets, from_tubelets, seed=0):
     diagnose(found, right, wrong, "the tubelets")
     diagnose(from_tubelets(right, span, patch), video, {}, "the video put together again",
              "every pixel must return to its place and its frame")  # fmt: skip
-    try:
-        to_tubelets(video[:, 1:], span, patch)
-    except ValueError:
-        return
-    raise AssertionError(
-        f"{t * span - 1} frames cannot be cut into tubelets of {span}: raise a ValueError"
-    )
+    why = f"{t * span - 1} frames cannot be cut into tubelets of {span}"
+    refuses(lambda: to_tubelets(video[:, 1:], span, patch), why)
 
 
 # Lesson 07 ------------------------------------------------------------------------------------
@@ -154,20 +168,21 @@ AXES = ("(b t) (h w)", "b (t h w)", "(b h w) t", "(b t h) w", "(b t w) h", "(b w
 
 
 def check_groups_and_tokens(groups_and_tokens, seed=0):
-    """`groups_and_tokens(pattern, t, h, w)`: how many groups per clip, of how many tokens."""
+    """`groups_and_tokens(folded, attending, t, h, w)`: how many groups per clip, of how many tokens."""
     t, h, w = sizes(3, seed, of=(3, 4, 5, 7))
     for pattern in AXES:
-        groups = rearrange(torch.empty(1, t, h, w), f"b t h w -> {pattern}")
-        right = tuple(groups.shape)
-        found = tuple(int(number) for number in groups_and_tokens(pattern, t, h, w))
-        told = f'"{pattern}" with {t} frames of {h} x {w}: {found[0]} groups of {found[1]} tokens'
+        folded, attending = re.match(r"\(?([bthw ]+?)\)? \(?([thw ]+)\)?$", pattern).groups()
+        right = tuple(rearrange(torch.empty(1, t, h, w), f"b t h w -> {pattern}").shape)
+        found = unpack(groups_and_tokens(folded, attending, t, h, w), "groups", "tokens")
+        found = tuple(whole(number, "groups and tokens") for number in found)
+        told = f'"({folded}) ({attending})" with {t} frames of {h} x {w}: {found[0]} groups of {found[1]} tokens'
         assert found != right[::-1] or found == right, (
             f"{told}: the other way round. The first part is folded into the batch, the second attends"
         )
         assert found[0] * found[1] == t * h * w, (
             f"{told} makes {found[0] * found[1]} patches, there are {t * h * w}"
         )
-        assert found == right, f"{told} is not right: the axes after the first part attend"
+        assert found == right, f"{told} is not right: the axes of the second part attend"
 
 
 def check_patterns(patterns):
@@ -301,7 +316,10 @@ def check_read_reach(read_reach):
         "local sees": "half of the rows, half of the columns, all four frames",
         "global sees": "half of the frames, half of the rows, half of the columns",
     }
-    right = dict(zip(hints, ("A", "C", "D", "B", 36, 18)))
+    from utils.puzzles import STEPS, seen_by
+
+    right = {name: letter for letter, (name, _) in STEPS.items()}
+    right |= {f"{name} sees": int(seen_by(right[name]).sum()) for name in ("local", "global")}
     check_answers(read_reach(), right, hints)
 
 
@@ -327,11 +345,34 @@ def check_windows(fold_windows, unfold_windows, seed=0):
                 rearrange(patches.roll((-shift, -shift), (1, 2)), f"b t (i x) (j y) d -> {pattern}", x=size, y=size),
         }  # fmt: skip
         name = f"the windows (size {size}, shift {shift})"
-        found = fold_windows(patches, size, shift)
+        found = numbers(fold_windows(patches, size, shift), name)
+        assert found.ndim == 3, (
+            f"{name} should be (groups, tokens, d), they are {tuple(found.shape)}"
+        )
         assert found.shape[1] != size * size or t == 1, (
             f"{name}: patches of the same window attend in all frames; yours stay in one frame"
         )
-        diagnose(found, right, wrong, name)
+        check_shape(found, right.shape, name)
+
+        def windows(groups):  # which order the groups and the patches of a frame have is free
+            frames = groups.double().reshape(len(groups), t, size * size, 3).tolist()
+            return sorted([[sorted(frame) for frame in group] for group in frames])
+
+        if windows(found) != windows(right):
+            same = {
+                message: value
+                for message, value in wrong.items()
+                if windows(found) == windows(value)
+            }
+            assert not same, "; or: ".join(same)
+            diagnose(
+                found,
+                right,
+                wrong,
+                name,
+                "a group should hold one window in all frames, frame after frame",
+            )
+        found = fold_windows(patches, size, shift)
         again = unfold_windows(found, size, shift, t, h, w)
         wrong = {"the shift is not undone": rolled}
         diagnose(again, patches, wrong, f"the patches put back (size {size}, shift {shift})")
@@ -345,8 +386,10 @@ def _mixing(seed, d):
     weight = random(d, d, seed=seed + 50)
 
     def attention(tokens):
-        place = torch.arange(tokens.shape[1], dtype=tokens.dtype)[:, None]
-        return torch.tanh(tokens @ weight) + (place + 1) * tokens.mean(1, keepdim=True)
+        first = torch.tanh(
+            tokens[:, :1] @ weight.T
+        )  # the class token is told apart, patches are not
+        return torch.tanh(tokens @ weight) + 2 * tokens.mean(1, keepdim=True) + first
 
     return attention
 
@@ -359,23 +402,13 @@ def check_copies(copies, seed=0):
         "joint": (1, t * h * w),
         "rows": (t * h, w),
         "time as in the paper": (h * w, t),
-        "time as in the code": (0, 0),
     }
     answers = copies(t, h, w)
-    if isinstance(answers, dict):
-        answers = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in answers.items()
-        }
-        for key, value in answers.items():
-            swapped = key in right and value == right[key][::-1] and value != right[key]
-            assert not swapped, f"{key!r}: first the number of copies, then what one of them sees"
     hints = {
         "space": "every frame is a group",
         "joint": "there is one group",
         "rows": "every row of every frame is a group",
-        "time as in the paper": "every place is a group of t patches",
-        "time as in the code": "there the class token is left out",
+        "time as in the paper": "every place is a group of t patches, and has a copy",
     }
     hints = {key: f"{hint} (t = {t}, h = {h}, w = {w})" for key, hint in hints.items()}
     check_answers(answers, right, hints)
@@ -391,6 +424,8 @@ def _class_update(patches, cls, attention, pattern, order="(b g)", how="mean", w
         copies = torch.zeros_like(copies)
     parts = [tokens, copies] if where == "end" else [copies, tokens]
     tokens = attention(torch.cat(parts, dim=1))
+    if where == "end and back":
+        tokens = attention(torch.cat([parts[1], parts[0]], dim=1)).roll(1, 1)
     back = rearrange(tokens[:, 1:], f"{pattern} d -> b t h w d", b=b, t=t, h=h, w=w)
     copies = rearrange(tokens[:, 0], f"{order} d -> b g d", b=b)
     if how == "first":
@@ -412,10 +447,7 @@ def _check_class_update(update, pattern, seed, wrong_patterns):
         seen.append(tokens)
         return attention(tokens)
 
-    found = update(patches, cls, watched)
-    assert isinstance(found, tuple) and len(found) == 2, (
-        "return two things: patches and class token"
-    )
+    found = unpack(update(patches.clone(), cls.clone(), watched), "the patches", "the class token")
     n = right[0][0].numel() // d // (len(rearrange(patches, f"b t h w d -> {pattern} d")) // b)
     if len(seen) == 1:
         assert seen[0].shape[1] == 1 + n, (
@@ -426,6 +458,8 @@ def _check_class_update(update, pattern, seed, wrong_patterns):
             _class_update(patches, cls, attention, pattern, order="(g b)"),
         "the class token does not take part: the patches see nothing of it":
             _class_update(patches, cls, attention, pattern, where="zero"),
+        "the copies belong in front of the patches, not behind them":
+            _class_update(patches, cls, attention, pattern, where="end and back"),
         "the copies belong in front of the patches": _class_update(patches, cls, attention, pattern, where="end"),
     } | {
         message: _class_update(patches, cls, attention, other) for message, other in wrong_patterns.items()
@@ -475,21 +509,29 @@ def check_clips_are_apart(clips_are_apart, broken_update, seed=0):
         update, copies = good(patches, cls, attention)
         return update, copies + cls.mean(0, keepdim=True)
 
-    assert clips_are_apart(good) in (True, False), "return True or False"
-    assert clips_are_apart(good), (
-        "your test rejects a correct update: does it look at the clip that was left as it was?"
+    def verdict(update):
+        found = clips_are_apart(update)
+        assert found is not None, "nothing is returned; return True or False"
+        return bool(found)
+
+    assert verdict(good), (
+        "your test rejects a correct update: does it look at the clip that was left as it was, "
+        "and is your attention the same in both runs?"
     )
-    assert not clips_are_apart(broken_update), (
-        "your test accepts broken_update: change the second clip, with random numbers, and look at the first"
+    assert not verdict(broken_update), (
+        "your test accepts broken_update. Change the second clip by random numbers and look at the first; "
+        "take several frames, and an attention that mixes the tokens of a group"
     )
-    assert not clips_are_apart(only_class_mixed), (
-        "your test accepts an update that mixes the clips' class tokens: compare those too"
+    assert not verdict(only_class_mixed), (
+        "your test accepts an update that mixes the clips' class tokens: change the second clip's, "
+        "and compare the first clip's"
     )
-    assert not clips_are_apart(only_patches_mixed), (
-        "your test accepts an update that mixes the clips' patches: compare those too"
+    assert not verdict(only_patches_mixed), (
+        "your test accepts an update that mixes the clips' patches: change the second clip's, "
+        "and compare the first clip's"
     )
     if seed:
-        assert clips_are_apart(lambda p, c, a: (0 * p, 0 * c)), "adding nothing mixes nothing"
+        assert verdict(lambda p, c, a: (0 * p, 0 * c)), "adding nothing mixes nothing"
 
 
 def check_divided_block(divided_block, seed=0):
@@ -532,17 +574,19 @@ def check_divided_block(divided_block, seed=0):
         "space should see what time has made of the patches, not what came in":
             (both + mlp(both), both_cls + mlp(both_cls)),
         "the skip connection around time is missing": after(time(patches), cls),
-        "the skip connection around space is missing": (dx + mlp(dx), dc + mlp(dc)),
+        "the skip connections around space are missing": (dx + mlp(dx), dc + mlp(dc)),
         "the skip connection around the MLP is missing": (mlp(x + dx), mlp(cls + dc)),
         "the MLP is missing": (x + dx, cls + dc),
         "the time step is missing": after(patches, cls),
         "the MLP is to be added to what it was given": (x + mlp(x + dx), right[1]),
     }  # fmt: skip
-    found = divided_block(patches, cls, time, space, mlp)
+    found = divided_block(patches.clone(), cls.clone(), time, space, mlp)
+    found = unpack(found, "the patches", "the class token")
     wrong = {message: value[0] for message, value in mistakes.items()}
     diagnose(found[0], right[0], wrong, "the patches")
-    wrong = {message: value[1] for message, value in mistakes.items()}
+    wrong = {message: value[1] for message, value in mistakes.items() if "MLP" not in message}
     wrong["the class token goes through the MLP too"] = cls + dc
+    wrong["the class token's skip connection around the MLP is missing"] = mlp(cls + dc)
     wrong["the class token takes part in space: add its update"] = cls + mlp(cls)
     diagnose(found[1], right[1], wrong, "the class token")
 
@@ -552,12 +596,12 @@ def check_asleep(asleep):
     from utils.model import AttentionStep, Step
 
     torch.manual_seed(0)
-    step = AttentionStep(6, 2, Step("(b h w) t", with_class=False, extra=True)).double()
+    step = AttentionStep(6, 2, Step("(b h w) t", with_class=False, extra=True))
     optimizer = torch.optim.SGD(step.parameters(), lr=0.1)
     patches, target = random(1, 3, 2, 2, 6), random(1, 3, 2, 2, 6, seed=1)
     moved, same = [], []
     for _ in range(2):
-        out, _ = step(patches, torch.zeros(1, 6).double())
+        out, _ = step(patches, torch.zeros(1, 6))
         same.append(torch.equal(out, patches))
         optimizer.zero_grad()
         ((out - target) ** 2).sum().backward()
@@ -590,7 +634,7 @@ def check_parameters(parameters, seed=0):
     """`parameters(…)` counts a divided TimeSformer with the plain MLP, part by part."""
     from utils.model import TimeSformer, count_parameters
 
-    classes, frames, side, d = sizes(4, seed, of=(3, 5, 2, 7))
+    classes, frames, side, d = sizes(4, seed, of=(11, 5, 3, 7))
     depth, patch = 2 + seed % 2, 4
     with torch.device("meta"):
         model = TimeSformer(
@@ -603,14 +647,14 @@ def check_parameters(parameters, seed=0):
         "the three norms of a block are missing": right - depth * 6 * d,
         "the last norm is missing": right - 2 * d,
         "the head has biases too": right - classes,
-        "the class token is missing": right - d,
-        "the patch map's bias is missing": right - d,
+        "a vector of d numbers is missing: the class token, or the bias of the patch map": right - d,
         "a time embedding is shared by all places of a frame": right + frames * (side**2 - 1) * d,
         "a linear layer has biases": right - depth * (9 * d),
     }  # fmt: skip
     found = parameters(classes, side * patch, frames, patch, d, depth)
     told = f"parameters({classes}, {side * patch}, {frames}, {patch}, {d}, {depth})"
-    difference = int(found) - right
+    found = whole(found, told)
+    difference = found - right
     diagnose(found, right, wrong, told,
              f"you are off by {difference:+}; compare part by part with count_parameters")  # fmt: skip
 
@@ -620,7 +664,7 @@ def check_forward(forward, seed=0):
     from utils.model import TimeSformer
 
     torch.manual_seed(seed)
-    model = TimeSformer(5, 8, 3, 4, dim=6, depth=3, heads=2).double().eval()
+    model = TimeSformer(5, 8, 3, 4, dim=6, depth=2 + seed % 3, heads=2).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.4)
     video = random(2, 3, 3, 8, 8, seed=seed)
@@ -648,27 +692,31 @@ def check_forward(forward, seed=0):
         diagnose(found, model(video), wrong, "the logits")
 
 
-def check_views(cost_of_views, views_for, seed=0):
-    """`cost_of_views(three_crops, views)` and `views_for(budget, three_crops)` go by cost per view."""
-    three = (0.59, 5.11, 7.14, 3.0, 0.9)[seed % 5]
-    wrong = {"the table's number is for three crops together": 10 * three}
-    diagnose(
-        cost_of_views(three, 10),
-        three / 3 * 10,
-        wrong,
-        f"the cost of 10 views at {three} for three",
-    )
-    for views in (1, 3, 7, 10 + seed):
-        budget = three / 3 * views
-        found = views_for(budget * 1.3, three)
-        assert found == int(found), f"a number of whole views, not {found}"
-        assert found <= 1.3 * views + 1e-9, f"{found} views cost more than the budget: round down"
-        assert found == int(1.3 * views + 1e-9), (
-            f"a budget for {1.3 * views:.1f} views allows {int(1.3 * views + 1e-9)} whole ones, you say {found}"
-        )
-        assert views_for(budget, three) == views, (
-            f"a budget of exactly {views} views allows {views}, you say {views_for(budget, three)}"
-        )
+def check_block_cost(block_cost, seed=0):
+    """`block_cost(t, h, w, d)`: multiply-adds of a divided block in linear layers, and in pairs."""
+    t, h, w, d = sizes(4, seed, of=(5, 2, 3, 7))
+    linear, pairs = unpack(block_cost(t, h, w, d), "linear", "pairs")
+    tokens, time, space = t * h * w, h * w * t**2, t * (h * w) ** 2
+    told = f"for {t} frames of {h} x {w} and d = {d}"
+    wrong = {
+        "the extra layer is missing": 16 * tokens * d**2,
+        "a divided block has two attentions": 13 * tokens * d**2,
+        "the MLP has two layers, of 4 d² each": 13 * tokens * d**2,
+        "that is one token's share": 17 * d**2,
+        "an attention has four layers' worth: queries, keys, values, output": 15 * tokens * d**2,
+        "first linear, then pairs": 2 * d * (time + space),
+    }
+    diagnose(linear, 17 * tokens * d**2, wrong, f"linear {told}")
+    wrong = {
+        "mixing the values costs as much as the scores": d * (time + space),
+        "that is joint attention; divided compares within places and within frames": 2
+        * d
+        * tokens**2,
+        "the time step is missing": 2 * d * space,
+        "the space step is missing": 2 * d * time,
+        "each comparison takes d multiplications": 2 * (time + space),
+    }
+    diagnose(pairs, 2 * d * (time + space), wrong, f"pairs {told}")
 
 
 def check_stretch_time(stretch_time, seed=0):
@@ -676,7 +724,7 @@ def check_stretch_time(stretch_time, seed=0):
     t, d, frames = sizes(3, seed, of=(4, 3, 9, 6))
     embedding = random(t, d, seed=seed)
     channels = embedding.T[None]
-    found = stretch_time(embedding, frames)
+    found = numbers(stretch_time(embedding.clone(), frames), "the stretched embeddings")
     check_shape(found, (frames, d), f"the embeddings of {t} frames stretched to {frames}")
     wrong = {
         "that repeats frames; take the mode \"linear\"": F.interpolate(channels, frames)[0].T,
@@ -701,7 +749,7 @@ def check_space_forward(space_forward, seed=0):
     b, t, classes, d = sizes(4, seed, of=(2, 3, 5, 4))
     video, weight = random(b, t, 3, 4, 4, seed=seed), random(48, d, seed=seed + 1)
     torch.manual_seed(seed)
-    head = nn.Linear(d, classes).double()
+    head = nn.Linear(d, classes)
 
     def features(frames):
         assert frames.ndim == 5 and frames.shape[1] == 1, (
@@ -741,7 +789,7 @@ def check_tells_a_shuffle(tells_a_shuffle):
     video = random(1, 4, 3, 8, 8)
     for name, (scheme, zero) in cases.items():
         torch.manual_seed(0)
-        model = TimeSformer(3, 8, 4, 4, dim=8, depth=2, heads=2, scheme=scheme).double().eval()
+        model = TimeSformer(3, 8, 4, 4, dim=8, depth=2, heads=2, scheme=scheme).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(std=0.5)

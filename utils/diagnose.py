@@ -5,6 +5,8 @@ A mistake is known by the number it produces. `diagnose` is given the right resu
 each common mistake would give, and says which of them it sees.
 """
 
+from numbers import Real
+
 import numpy as np
 import torch
 
@@ -20,9 +22,8 @@ def check_shape(tensor, shape, name="the result"):
 
 
 def random(*shape, seed=0):
-    """Normal random numbers, float64, the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    """Normal random numbers, float32 as in the lessons, the same for the same seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def sizes(count, seed=0, of=(2, 3, 5, 7)):
@@ -32,53 +33,142 @@ def sizes(count, seed=0, of=(2, 3, 5, 7)):
     return [int(size) for size in np.random.default_rng(seed).permutation(of)[:count]]
 
 
-def close(a, b):
-    """Equal shapes, and equal numbers up to rounding."""
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=True)
+# Float32 has seven digits, and two right ways of computing differ in the last two.
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
 
-def _tensor(value, name):
+def close(a, b, tolerance=ABSOLUTE):
+    """Equal shapes, and equal numbers up to float32 rounding (or up to `tolerance`)."""
+    a, b = a.double(), b.double()
+    return a.shape == b.shape and torch.allclose(a, b, RELATIVE, tolerance, equal_nan=True)
+
+
+def numbers(value, name):
+    """`value` as a float64 tensor; AssertionError in the learner's terms when it holds no numbers."""
     if value is None:
-        raise AssertionError(f"{name} is None: does the function return something?")
+        raise AssertionError(
+            f"{name}: nothing is returned. Is there a `return` on every way through?"
+        )
     try:
-        value = torch.as_tensor(value)
+        if not isinstance(value, torch.Tensor):
+            value = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise AssertionError(f"{name} should be numbers, it is {value!r}") from error
+        raise AssertionError(f"{name}: numbers were expected, not {value!r}") from error
+    assert not value.is_complex(), f"{name}: this is a complex number; take its size, abs()"
     return value.detach().double()
 
 
-def diagnose(found, right, wrong=None, name="the result", but="compare it with the description"):
+def number(value, name):
+    """`value` as a float; AssertionError unless it is one number (a tensor of one number will do)."""
+    value = numbers(value, name)
+    assert value.numel() == 1, f"{name}: one number was expected, not {value.numel()}"
+    return value.item()
+
+
+def whole(value, name):
+    """`value` as an int; AssertionError unless it is a whole number."""
+    found = number(value, name)
+    assert found == int(found), f"{name}: a whole number was expected, not {found:g}"
+    return int(found)
+
+
+def unpack(value, *what):
+    """`value` as a list of as many things as `what` names; AssertionError that says which."""
+    expected = f"return {len(what)} things: {', '.join(what)}"
+    several = isinstance(value, tuple | list | np.ndarray) or (
+        isinstance(value, torch.Tensor) and value.ndim > 0
+    )
+    assert several and len(value) == len(what), (
+        f"{expected}; you return {len(value)}"
+        if several
+        else f"{expected}; you return {'nothing' if value is None else type(value).__name__}"
+    )
+    return list(value)
+
+
+def refuses(call, why):
+    """AssertionError unless `call()` raises a ValueError; `why` says what cannot be done. -> the error"""
+    try:
+        found = call()
+    except NotImplementedError:  # nothing written yet
+        raise
+    except ValueError as error:
+        return error
+    except Exception as error:
+        kind = type(error).__name__
+        raise AssertionError(f"{why}: raise a ValueError; yours raises {kind}") from error
+    raise AssertionError(f"{why}: raise a ValueError, do not return {found!r}"[:300])
+
+
+def diagnose(found, right, wrong=None, name="the result", but="", tolerance=ABSOLUTE):
     """AssertionError unless `found` equals `right`; names the mistake when it is a known one.
 
-    `wrong` maps what to tell the learner to what that mistake gives. A mistake that happens
-    to give the right result is passed over. Numbers, arrays and tensors are all welcome.
+    `wrong` maps what to tell the learner to what that mistake gives. Where several mistakes give
+    the same, all are named; one that happens to give the right result is passed over. Numbers,
+    arrays and tensors are all welcome.
     """
-    right, found = _tensor(right, "the right result"), _tensor(found, name)
-    if close(found, right):
+    right, found = numbers(right, "the right result"), numbers(found, name)
+    if right.ndim < 2 and found.numel() == right.numel() == max(found.shape, default=1):
+        found = found.reshape(right.shape)  # one number, or one row, in more brackets than needed
+    if close(found, right, tolerance):
         return
+    seen = []
     for message, value in (wrong or {}).items():
-        value = _tensor(value, "a wrong result")
-        if close(found, value) and not close(right, value):
-            raise AssertionError(message)
+        value = numbers(value, "a wrong result")
+        if close(found, value, tolerance) and not close(right, value, tolerance):
+            seen.append(message)
+    assert not seen, "; or: ".join(seen)
+    assert right.ndim or found.numel() == 1, f"{name}: one number was expected, not {found.numel()}"
     check_shape(found, right.shape, name)
-    place = tuple(int(i) for i in (found - right).abs().nan_to_num(torch.inf).argmax().unsqueeze(0))
-    place = np.unravel_index(place[0], right.shape) if right.ndim else ()
-    where = f" at {tuple(int(i) for i in place)}" if place else ""
+    where, place = "", ()
+    if right.ndim:
+        off = ((found - right).abs() / (tolerance + RELATIVE * right.abs())).nan_to_num(torch.inf)
+        place = tuple(int(i) for i in np.unravel_index(off.argmax().item(), right.shape))
+        where = f" at {place}"
+    but = f". {but[0].upper()}{but[1:]}" if but else ""
     raise AssertionError(
-        f"{name} is {found[place].item():.6g}{where}, it should be {right[place].item():.6g}: {but}"
+        f"{name}{where}: {found[place].item():.8g}, should be {right[place].item():.8g}{but}"
     )
 
 
-def check_answers(found, right, hints=None, name="your answer"):
+def _plain(value):
+    """A measured answer, such as tensor(True), as Python's own kind of value."""
+    if isinstance(value, torch.Tensor | np.generic | np.ndarray):
+        return value.item() if np.prod(value.shape) == 1 else tuple(value.tolist())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_answers(found, right, hints=None, tolerance=0.005):
     """AssertionError unless `found`, a dict of answers, has the keys of `right` and its values.
 
-    `hints` maps a key to what to think of when the answer to it is wrong; the right one is not told.
+    `hints` maps a key to what to think of when the answer to it is wrong. Hints are only given
+    when every question has an answer of the right kind. Numbers with digits behind the point may
+    be off by `tolerance`.
     """
-    assert isinstance(found, dict), f"{name} should be a dict, it is {found!r}"
+    assert isinstance(found, dict), f"return the dict of answers, not {found!r}"
+    found = {key: _plain(value) for key, value in found.items()}
     missing, extra = sorted(set(right) - set(found)), sorted(set(found) - set(right))
-    assert not missing, f"{name} says nothing about {', '.join(map(repr, missing))}"
-    assert not extra, f"{name} has entries that nobody asked for: {', '.join(map(repr, extra))}"
+    assert not missing, f"there is no answer to {', '.join(map(repr, missing))}"
+    assert not extra, f"nobody asked for {', '.join(map(repr, extra))}"
+    still_open = [key for key in right if found[key] is None]
+    assert not still_open, (
+        f"answer all {len(right)} first; {', '.join(map(repr, still_open))} is still open"
+    )
     for key, value in right.items():
-        same = found[key] == value and isinstance(found[key], bool) == isinstance(value, bool)
+        if isinstance(value, bool):
+            kind, fits = "True or False", isinstance(found[key], bool)
+        elif isinstance(value, str):
+            kind, fits = "a text in quotation marks", isinstance(found[key], str)
+        elif isinstance(value, tuple):
+            kind = f"{len(value)} numbers in brackets"
+            fits = isinstance(found[key], tuple) and len(found[key]) == len(value)
+        else:
+            kind = "a number"
+            fits = isinstance(found[key], Real) and not isinstance(found[key], bool)
+        assert fits, f"{key!r}: answer with {kind}, not {found[key]!r}"
+    for key, value in right.items():
+        near = isinstance(value, float) and abs(found[key] - value) <= tolerance
         hint = (hints or {}).get(key, "look again")
-        assert same, f"{key!r}: {found[key]!r} is not right. {hint[0].upper()}{hint[1:]}"
+        assert near or found[key] == value, (
+            f"{key!r}: {found[key]!r} is not right. {hint[0].upper()}{hint[1:]}"
+        )

@@ -363,10 +363,10 @@ def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2
     axes.tick_params(length=0)
 
 
-def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6):
+def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6, count=False):
     """Large matrices side by side, without numbers, on one scale: name -> (rows, columns).
 
-    Entries that are not a number stay blank.
+    Entries that are not a number stay blank. With `count`, rows and columns are numbered from 0.
     """
     panels = {name: _array(values) for name, values in panels.items()}
     columns = min(columns, len(panels))
@@ -383,7 +383,8 @@ def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6):
     for ax, (name, values) in zip(axes.flat, panels.items()):
         ax.set_visible(True)
         shown = ax.imshow(values, vmin=low, vmax=high)
-        ax.set(title=name, xlabel=xlabel, ylabel=ylabel, xticks=[], yticks=[])
+        down, across = (range(n) for n in values.shape) if count else ([], [])
+        ax.set(title=name, xlabel=xlabel, ylabel=ylabel, xticks=across, yticks=down)
         ax.spines[:].set_visible(False)
     figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
 
