@@ -1,12 +1,16 @@
 """The maintainer's command line: `python -m utils.course …`
 
-execute [LESSON …]   run lessons (default: all) and store their outputs; prints a table of seconds
+execute [LESSON …]   run lessons and solved exercises (default: all), store their outputs, print seconds
 set-repo URL         point every badge and set-up cell at another GitHub repository (a fork)
 release [EXERCISE …] let nbgrader make the student copies of the exercises (default: all)
+student-copy FOLDER  the course without solutions, hidden tests and model answers, to publish for a class
+grade FOLDER         grade a folder of submissions: points, feedback pages, what could not be graded
 benchmark-video [FOLDER]   frames per second of read_frames beside PyAV's, on the same files
+slides [LESSON …] [--out FOLDER] [--offline] [--reveal PREFIX]   lecture slides from stored outputs (slides.py)
 """
 
 import argparse
+import hashlib
 import os
 import re
 import sys
@@ -53,19 +57,31 @@ def lessons():
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
-def _replace(path, text):
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+def write_whole(path, text):
+    """Write a text file that is either there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def execute(names=()):
-    """Run lessons in a kernel each, store outputs, print seconds. A lesson that fails stays as it was."""
+    """Run lessons and solved exercises in a kernel each, store outputs, print seconds.
+
+    A notebook that fails stays as it was.
+    """
     from nbclient import NotebookClient
 
+    solved = sorted((NOTEBOOKS / "exercises" / "source").glob("*/*.ipynb"))
     chosen = [
         path
-        for path in lessons()
+        for path in lessons() + solved
         if not names or any(path.stem.startswith(Path(n).stem) for n in names)
     ]
     if not chosen:
@@ -81,7 +97,7 @@ def execute(names=()):
         client.execute()
         seconds = time.perf_counter() - started
         total += seconds
-        _replace(path, nbformat.writes(tidy(notebook)) + "\n")
+        write_whole(path, nbformat.writes(tidy(notebook)) + "\n")
         print(f"{path.stem:28} {seconds:6.1f} s", flush=True)
     print(f"{'all together':28} {total:6.1f} s")
 
@@ -103,6 +119,26 @@ def tidy(notebook):
     return notebook
 
 
+def _with_new_checksums(text):
+    """A student copy whose set-up cell has changed, with the checksums that nbgrader would give it."""
+    notebook = nbformat.reads(text, as_version=4)
+    for cell in notebook.cells:
+        marks = cell.metadata.get("nbgrader", {})
+        if "checksum" in marks:  # as nbgrader.utils.compute_checksum; a fork needs no nbgrader
+            locked = not marks["solution"] and (marks["grade"] or marks["locked"])
+            parts = [
+                cell.source,
+                cell.cell_type,
+                marks["grade"],
+                marks["solution"],
+                locked,
+                marks["grade_id"],
+            ]
+            parts += [float(marks["points"])] if marks["grade"] else []
+            marks["checksum"] = hashlib.md5("".join(map(str, parts)).encode()).hexdigest()
+    return nbformat.writes(notebook) + "\n"
+
+
 def set_repo(url):
     """Write a new address to pyproject.toml, README.md and every notebook."""
     new = url.removesuffix("/").removesuffix(".git")
@@ -114,13 +150,16 @@ def set_repo(url):
     files = [
         ROOT / "README.md",
         *sorted(NOTEBOOKS.rglob("*.ipynb")),
+        *sorted(NOTEBOOKS.rglob("*.md")),
         ROOT / "pyproject.toml",
     ]  # the source of truth last
     for path in files:
         text = path.read_text(encoding="utf-8")
         for prefix in ("https://github.com/", "https://colab.research.google.com/github/"):
             text = re.sub(re.escape(prefix + old_slug) + r"(?![\w-])", prefix + new_slug, text)
-        _replace(path, text)
+        if path.suffix == ".ipynb" and '"checksum"' in text:
+            text = _with_new_checksums(text)
+        write_whole(path, text)
     print(f"{len(files)} files now point at {new}")
 
 
@@ -135,17 +174,42 @@ def main(arguments=None):
     commands.add_parser("execute").add_argument("lessons", nargs="*")
     commands.add_parser("set-repo").add_argument("url")
     commands.add_parser("release").add_argument("exercises", nargs="*")
+    commands.add_parser("student-copy").add_argument("folder", type=Path)
+    grading = commands.add_parser("grade")
+    grading.add_argument("folder", type=Path, help="FOLDER/STUDENT/….ipynb or FOLDER/STUDENT.ipynb")
+    grading.add_argument("--out", type=Path, help="where the results go (default: FOLDER-graded)")
+    grading.add_argument("--seconds", type=int, default=60, help="limit for one cell")
+    grading.add_argument("--minutes", type=float, default=10, help="limit for one notebook")
+    grading.add_argument("--memory", type=float, default=4, help="limit for one notebook, in GB")
     commands.add_parser("benchmark-video").add_argument("folder", nargs="?", type=Path)
+    slides = commands.add_parser("slides")
+    slides.add_argument("lessons", nargs="*")
+    slides.add_argument("--out", type=Path, help="where the pages go; default: data/cache/slides")
+    slides.add_argument("--offline", action="store_true",
+                        help="put reveal.js and MathJax into the pages (fetched once, 8 MB)")  # fmt: skip
+    slides.add_argument("--reveal", metavar="PREFIX", help="address or path of another reveal.js")
     given = parser.parse_args(arguments)
     if given.command == "execute":
         execute(given.lessons)
     elif given.command == "set-repo":
         set_repo(given.url)
+    elif given.command == "slides":
+        from utils.slides import make
+
+        make(given.lessons, given.out, given.reveal, given.offline)
     elif given.command == "release":
         from utils.exercises import make_release
 
         for path in make_release(given.exercises):
             print(path.relative_to(ROOT))
+    elif given.command == "student-copy":
+        from utils.exercises import student_copy
+
+        print(f"{student_copy(given.folder)}: the course without its solutions")
+    elif given.command == "grade":
+        from utils.grading import grade
+
+        grade(given.folder, given.out, given.seconds, given.minutes, given.memory)
     else:
         from utils.benchmark import benchmark_video
 

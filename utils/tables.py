@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from utils.course import write_whole
 from utils.grids import GRIDS, SEEDS
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -26,20 +27,6 @@ def machine():
         processor=platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads(), system=platform.system(),
         python=platform.python_version(), torch=torch.__version__, opencv=cv2.__version__,
     )  # fmt: skip
-
-
-def write_whole(path, text):
-    """Write a text file that is either there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def line_name(run):

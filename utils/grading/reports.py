@@ -1,0 +1,180 @@
+"""What came of a class: the points table, the answers to read, the feedback pages, the report."""
+
+import hashlib
+import re
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils.course import write_whole
+from utils.grading import feedback, handgrading
+from utils.grading.sandbox import Run
+from utils.grading.submissions import Exercise, Refused, marks
+
+
+@dataclass
+class Entry:
+    """One student's submission to one exercise, and what came of it."""
+
+    student: str
+    exercise: Exercise
+    path: Path
+    submission: object = None
+    notes: list = field(default_factory=list)
+    run: Run | None = None
+    by_hand: dict = field(default_factory=dict)  # task -> points, where somebody gave them
+    comments: dict = field(default_factory=dict)
+    refused: Refused | None = None
+
+    @property
+    def points(self):
+        """Points by task; None for one that waits to be graded by hand, {} when nothing was graded."""
+        if self.run is None or self.refused:
+            return {}
+        automatic = {task.name: self.run.points[task.graded] for task in self.exercise.tasks}
+        return automatic | self.by_hand
+
+    @property
+    def status(self):
+        """ "graded", "waiting" for points by hand, or "not graded"."""
+        if not self.points:
+            return "not graded"
+        return "waiting" if None in self.points.values() else "graded"
+
+    @property
+    def total(self):
+        """Points so far."""
+        return sum(points or 0 for points in self.points.values())
+
+    @property
+    def out_of(self):
+        """Points at most."""
+        return sum(task.points for task in self.exercise.tasks)
+
+
+def printable(name):
+    """A file's name as text that every terminal and file can hold."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)
+
+
+def file_name(student):
+    """A file name for a student on every system; different students get different ones."""
+    name = re.sub(r'[<>:"/\\|?*]', "_", student).rstrip(". ")
+    return name if name == student else f"{name}-{hashlib.sha256(student.encode()).hexdigest()[:6]}"
+
+
+def write(place, entries, tasks, rows, limits):
+    """points.csv, answers.csv and the feedback pages of one exercise."""
+    rows = handgrading.merge(rows, _answers(entries), tasks)
+    for entry in entries:
+        remarks = {
+            task: row["remark"]
+            for (student, task), row in rows.items()
+            if student == handgrading.safe(entry.student)
+        }
+        entry.notes += [f"{task}: {remark}" for task, remark in remarks.items() if remark]
+    place.mkdir(parents=True, exist_ok=True)
+    if tasks:
+        write_whole(place / "answers.csv", handgrading.text(rows))
+    names = [task.name for task in entries[0].exercise.tasks]
+    lines = [
+        (entry.student, entry.status, f"{entry.total:g}" if entry.points else "", f"{entry.out_of:g}",
+         *(_points(entry.points.get(name)) for name in names), "; ".join(_notes(entry)))
+        for entry in entries
+    ]  # fmt: skip
+    write_whole(
+        place / "points.csv",
+        handgrading.table(("student", "status", "total", "out_of", *names, "notes"), lines),
+    )
+    pages = place / "feedback"
+    pages.mkdir(exist_ok=True)
+    written = {f"{file_name(entry.student)}.html" for entry in entries}
+    for page in pages.glob("*.html"):
+        if page.name not in written:
+            page.unlink()  # its submission is gone
+    for entry in entries:
+        write_whole(pages / f"{file_name(entry.student)}.html", _page(entry, limits))
+
+
+def _answers(entries):
+    """(student, task, answer) of what waits for a person."""
+    for entry in entries:
+        for task in entry.exercise.tasks if entry.points else ():
+            if task.by_hand and entry.run.points[task.graded] is None:
+                (cell,) = (
+                    c for c in entry.run.notebook.cells if marks(c).get("grade_id") == task.graded
+                )
+                yield entry.student, task.name, cell.source
+
+
+def _points(points):
+    return "" if points is None else f"{points:g}"
+
+
+def _notes(entry):
+    """Everything about an entry that its points do not say."""
+    notes = entry.notes + (entry.run.notes if entry.run else [])
+    if entry.refused:
+        return [entry.refused.reason, *notes]
+    cells = entry.run.notebook.cells
+    for index, why in entry.run.stopped.items():
+        name = marks(cells[index]).get("grade_id", f"cell {index + 1}")
+        notes = [
+            *notes,
+            f"{name} stopped the grader: {why}; it was taken out, and the rest graded without it",
+        ]
+    waits = [name for name, points in entry.points.items() if points is None]
+    return notes + [f"{name} waits to be graded by hand" for name in waits]
+
+
+def _page(entry, limits):
+    total = f"{entry.total:g} of {entry.out_of:g} points"
+    if entry.refused:
+        notes = [f"{entry.refused.reason}: {entry.refused.advice}", *entry.notes]
+        return feedback.page(entry.student, entry.exercise.name, "not graded", [], notes, None)
+    rows = []
+    for task in entry.exercise.tasks:
+        points = entry.points[task.name]
+        said = (
+            feedback.what_it_said(task, entry.run, limits)
+            if points is not None
+            else "waits to be read"
+        )
+        shown = "…" if points is None else f"{points:g}"
+        rows.append(
+            (task.name, f"{shown} of {task.points:g}", said, entry.comments.get(task.name, ""))
+        )
+    total += " so far" * (entry.status == "waiting")
+    given = (entry.student, entry.exercise.name, total, rows, _notes(entry))
+    try:
+        return feedback.page(*given, entry.run)
+    except Exception as error:  # an output that cannot be drawn must not cost anybody the page
+        entry.notes.append(f"the notebook could not be shown: {type(error).__name__}")
+        return feedback.page(*given, None)
+
+
+def report(entries, unknown, folder, out):
+    """not_graded.csv, a short table, and the list of what was not graded and why."""
+    missed = unknown + [(e.student, e.path, e.refused) for e in entries if e.refused]
+    lines = [
+        (printable(str(path.relative_to(folder))), student, refused.reason, refused.advice)
+        for student, path, refused in sorted(missed, key=lambda line: str(line[1]))
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(
+        out / "not_graded.csv",
+        handgrading.table(("file", "student", "reason", "what to do"), lines),
+    )
+    print(f"\n{'exercise':28} {'graded':>7} {'waiting':>8} {'not graded':>11} {'mean':>6}")
+    for name in sorted({entry.exercise.name for entry in entries}):
+        mine = [entry for entry in entries if entry.exercise.name == name]
+        counts = [
+            sum(entry.status == status for entry in mine)
+            for status in ("graded", "waiting", "not graded")
+        ]
+        totals = [entry.total for entry in mine if entry.points]
+        mean = f"{statistics.mean(totals):.1f}" if totals else ""
+        print(f"{name:28} {counts[0]:7} {counts[1]:8} {counts[2]:11} {mean:>6}")
+    for file, _, reason, advice in lines:
+        print(f"\nnot graded: {file}\n  {reason}\n  {advice}")
+    print(f"\n{len(entries)} submissions; the results are in {out}")

@@ -1,0 +1,740 @@
+"""The grader, on a class of submissions made from a real exercise: the good, the broken and the hostile.
+
+The whole class is graded once (`graded`), about two minutes; the tests look at what came of it.
+"""
+
+import copy
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+import torch
+from bs4 import BeautifulSoup
+
+from utils import checks, exercises, grading
+from utils.course import ROOT, main
+from utils.grading import guard, handgrading, reports
+from utils.grading.submissions import Refused, check_file, handed_in, marks, read_exercise
+
+NAME = "05_attention"
+EXERCISE = read_exercise(NAME)
+SOURCE = nbformat.read(exercises.source(NAME), as_version=4)
+GIVEN = {marks(cell)["grade_id"]: cell.source for cell in SOURCE.cells if marks(cell)}
+SOLUTIONS = {
+    name: re.sub(r" *### (BEGIN|END) SOLUTION\n?", "", text) for name, text in GIVEN.items()
+}
+POINTS = {task.name: task.points for task in EXERCISE.tasks}
+AUTOMATIC = [task.name for task in EXERCISE.tasks if not task.by_hand]
+WORDS = "Shuffled tokens give a shuffled result, because a sum has no order."
+
+# Answers that are wrong, but run.
+WRONG = {
+    "05-by-hand": "def by_hand():\n    return [0.0, 0.0, 0.0], [0.0, 0.0]",
+    "05-attend": "def attend(q, k, v):\n    return (q @ k.transpose(-2, -1)).softmax(-1) @ v",
+    "05-repair": "class Attention(BrokenAttention):\n    pass",
+    "05-causal": "def attend_to_the_past(q, k, v):\n    return F.scaled_dot_product_attention(q, k, v)",
+    "05-cost": "def cost(dim, heads, n):\n    return dim, n",
+    "05-read-maps": "def read_maps():\n    return {}",
+}
+
+HOG = """\
+def attend(q, k, v):
+    kept = []
+    while True:
+        kept.append(torch.empty(10**7))
+"""
+STUBBORN = """\
+def attend(q, k, v):
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            pass
+"""
+NOISY = """
+
+import sys, warnings
+from IPython.display import HTML, Javascript, display
+quiet = attend
+def attend(q, k, v):
+    warnings.warn("deprecated, or so \\udc80")
+    print("a progress bar", file=sys.stderr)
+    return quiet(q, k, v)
+display(HTML("<script>alert('html')</script><img src=x onerror=alert('image')>"))
+display(Javascript("alert('javascript')"))
+display({"image/svg+xml": "<svg onload=alert('svg')>", "text/plain": "x"}, raw=True)
+display(HTML("<a href='javascript:alert(1)'>a</a><img src='https://example.org/who.png'>"))
+"""
+CHEAT = """
+
+checks.check_attend = lambda *given: None
+checks.check_causal.__code__ = (lambda *given: None).__code__
+torch.allclose = lambda *given, **named: True
+import ast
+class Yes(ast.NodeTransformer):
+    def visit_Expr(self, node):
+        return ast.Pass()
+get_ipython().ast_transformers.append(Yes())
+class checks:
+    check_attend = check_attention = staticmethod(lambda *given: None)
+"""
+THIEF = """
+
+import ctypes, os, socket, subprocess, numpy
+def stolen(how, *given):
+    try:
+        how(*given)
+        return True
+    except OSError as error:
+        print(type(error).__name__, error)
+        return False
+loot = [
+    stolen(open, {source!r}),
+    stolen(os.listdir, {folder!r}),
+    stolen(open, {other!r}),
+    stolen(numpy.fromfile, {source!r}),
+    stolen(open, {outside!r}, "w"),
+    stolen(os.mkdir, {outside!r}),
+    stolen(subprocess.run, ["id"]),
+    stolen(os.kill, os.getppid(), 9),
+    stolen(socket.create_connection, ("93.184.216.34", 80)),
+    stolen(open, "mine.txt", "w"),
+]
+print("LOOT", loot)
+print("COMPILED", ctypes.CDLL(None).open({source!r}.encode(), 0) < 0)
+"""
+
+
+def filled(answers=SOLUTIONS, words=WORDS):
+    """The release with these answers (ids -> sources) in place of its stubs."""
+    notebook = copy.deepcopy(EXERCISE.notebook)
+    for cell in notebook.cells:
+        mark = marks(cell)
+        if mark.get("solution") and mark["grade_id"] in answers:
+            cell.source = words if mark["grade"] else answers[mark["grade_id"]]
+    return notebook
+
+
+def cell_of(notebook, grade_id):
+    (cell,) = (cell for cell in notebook.cells if marks(cell).get("grade_id") == grade_id)
+    return cell
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, str) else nbformat.writes(content)
+    path.write_text(text, encoding="utf-8")
+
+
+def with_answer(grade_id, source):
+    return filled(SOLUTIONS | {grade_id: source})
+
+
+def as_colab_saves(notebook):
+    """Format 4.0: no cell ids, nothing of Jupyter's in the notebook's metadata, sources as lists."""
+    plain = json.loads(nbformat.writes(notebook))
+    plain |= {"nbformat_minor": 0, "metadata": {"colab": {"provenance": []}, "accelerator": "GPU"}}
+    for number, cell in enumerate(plain["cells"]):
+        cell.pop("id")
+        cell["metadata"] |= {"id": f"x{number}", "colab": {"base_uri": "https://localhost:8080/"}}
+        cell["source"] = cell["source"] if number % 2 else "".join(cell["source"])
+    return json.dumps(plain)
+
+
+def stripped(notebook):
+    for cell in notebook.cells:
+        cell.metadata = {}
+    return notebook
+
+
+def duplicated(grade_id, source=None):
+    notebook = filled()
+    twin = copy.deepcopy(cell_of(notebook, grade_id))
+    twin["id"] = "twin"
+    twin.source = twin.source if source is None else source
+    notebook.cells.append(twin)
+    return notebook
+
+
+def deleted(*grade_ids, notebook=None):
+    notebook = notebook or filled()
+    notebook.cells = [c for c in notebook.cells if marks(c).get("grade_id") not in grade_ids]
+    return notebook
+
+
+def edited():
+    """Checks that say yes, points raised, a check that asks to be skipped; the answers are wrong."""
+    notebook = filled(SOLUTIONS | WRONG)
+    cell_of(notebook, "05-attend-check").source = "assert True"
+    cell_of(notebook, "05-repair-check").metadata["tags"] = ["skip-execution"]
+    cell_of(notebook, "05-causal-check").metadata["nbgrader"]["points"] = 100
+    cell_of(notebook, "05-cost-check").metadata["nbgrader"]["solution"] = True
+    return notebook
+
+
+def another_course():
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("1 + 1") for _ in range(5)]
+    )
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata["nbgrader"] = {"grade_id": f"biology-{number}", "grade": True, "points": 1,
+                                     "solution": False, "locked": True, "schema_version": 3}  # fmt: skip
+    return notebook
+
+
+# A class, graded once --------------------------------------------------------------------------------
+
+FORMULA = "=HYPERLINK(evil), Ünal"
+STUDENTS = {
+    "Ada Lövelace_123_assignsubmission_file": filled(),
+    "empty": filled({}),
+    "wrong": filled(SOLUTIONS | WRONG),
+    "half": filled({name: SOLUTIONS[name] for name in ("05-by-hand", "05-attend", "05-repair")}),
+    "loop": with_answer("05-attend", "def attend(q, k, v):\n    while True:\n        pass"),
+    "hog": with_answer("05-attend", HOG),
+    "syntax": with_answer("05-attend", "def attend(q, k, v):\n    return q @"),
+    "stripped": stripped(filled()),
+    "stripped and cut": stripped(deleted("05-attend-check")),
+    "twins": duplicated("05-attend"),
+    "quarrel": duplicated("05-attend", WRONG["05-attend"]),
+    "deleted": deleted("05-setup", "05-attend-check", "05-cost"),
+    "edited": edited(),
+    "killer": with_answer("05-attend", "def attend(q, k, v):\n    import os\n    os._exit(0)"),
+    "leaver": with_answer("05-attend", "def attend(q, k, v):\n    raise SystemExit"),
+    "stubborn": with_answer("05-attend", STUBBORN),
+    "cheat": filled(SOLUTIONS | WRONG | {"05-read-maps": SOLUTIONS["05-read-maps"]}),
+    FORMULA: with_answer("05-attend", SOLUTIONS["05-attend"] + NOISY),
+    "another course": another_course(),
+    "no notebook": "this is not JSON",
+}
+cell_of(STUDENTS["cheat"], "05-by-hand").source += CHEAT
+cell_of(STUDENTS[FORMULA], "05-words").source = "=1+1 <script>alert('markdown')</script>"
+
+
+def rows(path):
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def handed(tmp_path_factory):
+    """The folder of submissions, in the layouts that people have; with spaces in its path."""
+    folder = tmp_path_factory.mktemp("the class") / "hand ins"
+    for student, content in STUDENTS.items():
+        write(folder / student / NAME / f"Copy of {NAME}_exercises (3).ipynb", content)
+    write(folder / "colab.ipynb", as_colab_saves(filled()))
+    write(folder / "two" / "a.ipynb", filled())
+    write(folder / "two" / "b.ipynb", filled({}))
+    write(folder / "twice" / "a.ipynb", filled({}))
+    write(folder / "twice" / "a (1).ipynb", filled({}))
+    write(folder / "paper" / "report.pdf", "%PDF")
+    write(folder / "empty" / ".ipynb_checkpoints" / "x.ipynb", filled())
+    places = {
+        "source": str(exercises.source(NAME)),
+        "folder": str(folder),
+        "other": str(folder / "colab.ipynb"),
+        "outside": str(folder.parent / "loot"),
+    }
+    thief = with_answer("05-by-hand", SOLUTIONS["05-by-hand"] + THIEF.format(**places))
+    write(folder / "thief" / "x.ipynb", thief)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graded(handed):
+    """The class after `course grade`: the folder of results, and what was printed."""
+    pytest.importorskip("nbgrader", reason='needs the extra "instructor"')
+    command = [
+        sys.executable,
+        "-m",
+        "utils.course",
+        "grade",
+        handed,
+        "--seconds",
+        "5",
+        "--memory",
+        "2",
+    ]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    assert run.returncode == 0, run.stderr
+    return handed.with_name("hand ins-graded"), run.stdout
+
+
+@pytest.fixture(scope="module")
+def table(graded):
+    return {row["student"].removeprefix("'"): row for row in rows(graded[0] / NAME / "points.csv")}
+
+
+def got(row):
+    return {name: float(row[name]) if row[name] else None for name in POINTS}
+
+
+def right(*names, words=None):
+    """Points of a submission where these tasks are right."""
+    return {name: POINTS[name] if name in names else 0 for name in AUTOMATIC} | {"words": words}
+
+
+RIGHT_BUT_ATTEND = right(*(name for name in AUTOMATIC if name != "attend"))
+EXPECTED = {
+    "Ada Lövelace_123_assignsubmission_file": right(*AUTOMATIC),
+    "empty": right(words=0),
+    "wrong": right(),
+    "half": right("by-hand", "attend", "repair", words=0),
+    "loop": RIGHT_BUT_ATTEND,
+    "hog": RIGHT_BUT_ATTEND,
+    "syntax": RIGHT_BUT_ATTEND,
+    "stripped": right(*AUTOMATIC),
+    "twins": right(*AUTOMATIC),
+    "deleted": right(*(name for name in AUTOMATIC if name != "cost")),
+    "edited": right(),
+    "killer": RIGHT_BUT_ATTEND,
+    "leaver": RIGHT_BUT_ATTEND,
+    "stubborn": RIGHT_BUT_ATTEND,
+    "cheat": right("read-maps"),
+    FORMULA: right(*AUTOMATIC),
+    "colab": right(*AUTOMATIC),
+    "twice": right(words=0),
+    "thief": right(*AUTOMATIC),
+}
+
+
+@pytest.mark.parametrize("student", EXPECTED)
+def test_points_of_each_task(table, student):
+    assert got(table[student]) == EXPECTED[student]
+    assert float(table[student]["total"]) == sum(p or 0 for p in EXPECTED[student].values())
+    assert float(table[student]["out_of"]) == sum(POINTS.values())
+    waits = EXPECTED[student]["words"] is None
+    assert table[student]["status"] == ("waiting" if waits else "graded")
+    assert ("words waits to be graded by hand" in table[student]["notes"]) == waits
+
+
+@pytest.mark.parametrize(
+    "student, note",
+    {
+        "Ada Lövelace_123_assignsubmission_file": r"^words waits to be graded by hand$",
+        "empty": r"^$",
+        "hog": r"05-attend stopped the grader: it needed more than 2 GB of memory; it was taken out",
+        "killer": r"05-attend stopped the grader: it ended the Python that ran it",
+        "stubborn": r"05-attend stopped the grader: it took longer than 5 s and could not be interrupted",
+        "stripped": r"nbgrader's markers were gone; every cell is in its place, so they were put back",
+        "twins": r"the cell 05-attend was there 2 times; one was kept",
+        "deleted": r"05-setup was deleted; it was put back.*05-attend-check was deleted; it was put back.*"
+        r"answer cell 05-cost was deleted: only what other cells define was checked",
+        "edited": r"^the cell 05-attend-check was edited; the original was run in its place; words",
+        "twice": r"^the same answers were handed in 2 times$",
+        "cheat": r"(?=.*replaced utils.checks.check_attend; it was put back)(?=.*replaced torch.allclose; )"
+        r"(?=.*replaced utils.checks_blocks.check_causal; )(?=.*replaced checks; )",
+    }.items(),
+)
+def test_notes_say_what_was_done(table, student, note):
+    assert re.search(note, table[student]["notes"]), table[student]["notes"]
+
+
+def test_what_could_not_be_graded_is_listed_with_a_reason(graded, table):
+    listed = {row["student"]: row for row in rows(graded[0] / "not_graded.csv")}
+    reasons = {
+        "stripped and cut": "markers are gone, and the cells are not those of the exercise one by one",
+        "quarrel": "the cell 05-attend is there 2 times, with different content",
+        "two": "2 different files for this exercise: a.ipynb, b.ipynb",
+        "another course": "not one of the course's exercises",
+        "no notebook": "not a notebook: the file is no JSON",
+        "paper": "a .pdf file, not a notebook",
+    }
+    assert set(listed) == set(reasons)
+    for student, reason in reasons.items():
+        assert reason in listed[student]["reason"] and listed[student]["what to do"]
+        assert listed[student]["reason"] in graded[1]
+    assert listed["paper"]["file"] == str(Path("paper", "report.pdf"))
+    for student in ("quarrel", "two"):
+        assert table[student]["status"] == "not graded" and not table[student]["total"]
+        assert reasons[student] in table[student]["notes"]
+    assert set(table) == set(EXPECTED) | {"quarrel", "two"}
+
+
+def test_one_line_a_student_and_a_short_table(graded):
+    printed = graded[1]
+    automatic = sum(POINTS[name] for name in AUTOMATIC)
+    line = rf"^colab +{NAME} +{automatic:g} of {sum(POINTS.values()):g}   hand-graded: 1 waiting$"
+    assert re.search(line, printed, re.M), printed
+    assert re.search(r"^exercise +graded +waiting +not graded +mean$", printed, re.M)
+    assert re.search(rf"^{NAME} +\d+ +\d+ +2 +[\d.]+$", printed, re.M)
+    assert str(graded[0]) in printed.splitlines()[-1]
+
+
+# What the curious got --------------------------------------------------------------------------------
+
+
+def ran(out, student):
+    record = json.loads((out / ".records" / NAME / f"{student}.json").read_text(encoding="utf-8"))
+    return nbformat.from_dict(record["run"]["notebook"])
+
+
+def test_the_thief_got_nothing(graded, handed, table):
+    cell = cell_of(ran(graded[0], "thief"), "05-by-hand")
+    printed = "".join(out.text for out in cell.outputs if out.output_type == "stream")
+    assert "the grader does not let an exercise read" in printed
+    (loot,) = re.findall(r"LOOT (.*)", printed)
+    assert json.loads(loot.lower()) == [False] * 9 + [True]
+    if guard.landlock_version():
+        assert "COMPILED True" in printed
+    assert not (handed.parent / "loot").exists()
+    notes = table["thief"]["notes"]
+    source = exercises.source(NAME).relative_to(ROOT)
+    for what in (f"read {source}", f"write {handed.parent / 'loot'}", "start id",
+                 "signal another process", "connect to 93.184.216.34"):  # fmt: skip
+        assert f"tried to {what}; the grader did not let it" in notes
+    assert "mine.txt" not in notes
+
+
+HARMLESS = """
+import ctypes, os, socket, sys, threading
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from utils.grading import guard
+own = Path(sys.argv[2])
+(own / "mine").write_text("mine")
+other = socket.create_server(("127.0.0.1", 0))
+assert guard.landlock([sys.prefix, sys.base_prefix, *guard.SYSTEM], [own])
+def refused(how, *given):
+    try:
+        how(*given)
+    except OSError as error:
+        return error.errno
+print((own / "mine").read_text(), [refused(*line) for line in (
+    (open, Path(sys.argv[1], "README.md")),
+    (os.listdir, sys.argv[1]),
+    (open, own.parent / "x", "w"),
+    (os.rename, own / "mine", own.parent / "x"),
+    (os.mkdir, own.parent / "x"),
+    (os.execv, sys.executable, [sys.executable, "-c", ""]),
+    (os.kill, os.getppid(), 0),
+    (socket.create_connection, other.getsockname()),
+    (os.mkdir, own / "x"),
+)])
+"""
+
+
+@pytest.mark.skipif(guard.landlock_version() < 6, reason="needs a Linux with Landlock 6 (6.12)")
+def test_landlock_alone_holds_too(tmp_path):
+    (tmp_path / "own").mkdir()
+    command = [sys.executable, "-c", HARMLESS, str(ROOT), str(tmp_path / "own")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.stdout.strip() == "mine [13, 13, 13, 13, 13, 13, 1, 13, None]", run
+    assert not (tmp_path / "x").exists()
+
+
+def test_innocent_submissions_are_not_accused(table):
+    for student, row in table.items():
+        assert ("tried to" in row["notes"]) == (student == "thief"), (student, row["notes"])
+        assert ("replaced" in row["notes"]) == (student == "cheat"), (student, row["notes"])
+
+
+def test_what_a_cell_replaced_is_put_back_and_what_torch_wraps_itself_is_not(monkeypatch):
+    log, shell = [], SimpleNamespace(ast_transformers=[], input_transformers_post=[])
+    shell.user_ns = {"checks": checks, "check_shape": checks.check_shape}
+    before = guard.put_back(shell, log.append)
+    before(None)
+    original, code = torch.allclose, checks.check_attend.__code__
+
+    def wrapped(*given):
+        return given
+
+    wrapped.__module__ = "torch._compile"
+    monkeypatch.setattr(torch, "manual_seed", wrapped)
+    monkeypatch.setattr(torch, "allclose", lambda *given: True)
+    monkeypatch.setattr(checks.check_attend, "__code__", (lambda *given: None).__code__)
+    shell.user_ns |= {"checks": None, "check_shape": print, "check_attend": print}
+    before(None)
+    assert torch.manual_seed is wrapped and torch.allclose is original
+    assert checks.check_attend.__code__ is code
+    assert shell.user_ns == {
+        "checks": checks,
+        "check_shape": checks.check_shape,
+        "check_attend": print,
+    }
+    assert set(log) == {"replaced torch.allclose", "replaced utils.checks.check_attend",
+                        "replaced checks", "replaced check_shape"}  # fmt: skip
+
+
+def test_the_check_that_was_to_be_skipped_ran(graded):
+    notebook = ran(graded[0], "edited")
+    assert cell_of(notebook, "05-repair-check").outputs[0].output_type == "error"
+
+
+# The feedback pages ----------------------------------------------------------------------------------
+
+
+def feedback(out, student):
+    return (out / NAME / "feedback" / f"{student}.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "student, said",
+    {
+        "Ada Lövelace_123_assignsubmission_file": ">right<",
+        "empty": ">not answered yet<",
+        "wrong": "divide the scores by √d before the softmax",
+        "loop": ">took longer than 5 s<",
+        "hog": "your answer stopped the grader: it needed more than 2 GB of memory",
+        "killer": "your answer stopped the grader: it ended the Python that ran it",
+        "syntax": "SyntaxError: invalid syntax",
+        "leaver": "SystemExit",
+        "quarrel": "with different content: ask which one counts",
+    }.items(),
+)
+def test_pages_say_what_became_of_a_task(graded, student, said):
+    assert said in feedback(graded[0], student)
+
+
+def test_pages_show_the_answers_but_neither_hidden_tests_nor_replacements(graded):
+    pages = sorted((graded[0] / NAME / "feedback").glob("*.html"))
+    assert len(pages) == len(EXPECTED) + 2
+    hidden = re.findall(r"BEGIN HIDDEN TESTS\n(.*?)### END", "\n".join(GIVEN.values()), re.S)
+    lines = {line.strip() for part in hidden for line in part.splitlines() if "assert" in line}
+    assert lines
+    for page in pages:
+        text = re.sub(r"<[^>]*>", "", page.read_text(encoding="utf-8"))
+        assert "HIDDEN" not in text
+        assert not any(line in text.replace("&quot;", '"') for line in lines), page.name
+    killer = re.sub(r"<[^>]*>", "", feedback(graded[0], "killer"))
+    assert "os._exit(0)" in killer and "raise RuntimeError" not in killer
+
+
+def test_pages_run_no_script_and_need_no_network(graded):
+    page = feedback(graded[0], reports.file_name(FORMULA))
+    soup = BeautifulSoup(page, "html.parser")
+    for part in ("html", "image", "javascript", "svg", "markdown"):
+        assert f"alert('{part}')" in soup.text  # the code is there, to be read
+    assert not soup.find(["script", "iframe", "object", "embed", "link", "base", "form", "svg"])
+    for tag in soup.find_all(True):
+        assert not [name for name in tag.attrs if name.startswith("on") or name == "srcdoc"]
+        assert tag.get("src", "data:image/").startswith("data:image/")
+        assert tag.get("href", "https:").startswith("https:")
+    (policy,) = soup.find_all("meta", attrs={"http-equiv": "Content-Security-Policy"})
+    assert (
+        policy["content"].startswith("default-src 'none'; ")
+        and "script-src" not in policy["content"]
+    )
+
+
+def test_names_are_safe_in_tables_and_file_names(graded):
+    text = (graded[0] / NAME / "points.csv").read_text(encoding="utf-8-sig")
+    assert f'\n"\'{FORMULA}",waiting' in text
+    (answer,) = (row for row in rows(graded[0] / NAME / "answers.csv") if FORMULA in row["student"])
+    assert answer["answer"].startswith("'=1+1")
+    assert reports.file_name("a/b:c") != reports.file_name("a_b_c") == "a_b_c"
+
+
+# Again: nothing is run twice, points by hand are taken over -------------------------------------------
+
+
+def fill_in(path, whose, **values):
+    table = rows(path)
+    (row,) = (row for row in table if row["student"].removeprefix("'") == whose)
+    row |= values
+    columns = list(table[0])
+    path.write_text(handgrading.table(columns, [list(r.values()) for r in table]), encoding="utf-8")
+
+
+@pytest.fixture
+def again(graded, handed, monkeypatch):
+    """Grades the class again, where nothing may be run."""
+    monkeypatch.setattr(grading, "Grader", lambda *_: pytest.fail("something was run again"))
+    return lambda: grading.grade(handed, seconds=5, memory=2)
+
+
+def test_points_by_hand_are_merged_and_kept(graded, again, capsys):
+    answers = graded[0] / NAME / "answers.csv"
+    assert {row["student"] for row in rows(answers)} >= {"colab", "hog"}
+    assert not {row["student"] for row in rows(answers)} & {"empty", "half", "two"}
+    colab = next(row for row in rows(answers) if row["student"] == "colab")
+    assert colab["answer"] == WORDS and colab["points"] == "" and colab["out_of"] == "3"
+    fill_in(answers, "colab", points="2,5", comment="Which sum? <b>")
+    fill_in(answers, FORMULA, points="0", comment="-")
+    for _ in range(2):
+        again()
+        table = {
+            row["student"].removeprefix("'"): row for row in rows(graded[0] / NAME / "points.csv")
+        }
+        automatic = sum(POINTS[name] for name in AUTOMATIC)
+        assert (table["colab"]["words"], table["colab"]["status"]) == ("2.5", "graded")
+        assert float(table["colab"]["total"]) == automatic + 2.5 and table["colab"]["notes"] == ""
+        assert (table[FORMULA]["words"], table[FORMULA]["status"]) == ("0", "graded")
+        assert table["hog"]["status"] == "waiting"
+        kept = {row["student"]: row for row in rows(answers)}
+        assert (kept["colab"]["points"], kept["colab"]["comment"]) == ("2.5", "Which sum? <b>")
+    assert "Which sum? &lt;b&gt;" in feedback(graded[0], "colab")
+    assert f"{automatic + 2.5:g} of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            {"points": "4"},
+            r"answers.csv, row \d+ \(hog, words\): points should be a number from 0 to 3",
+        ),
+        ({"points": "good"}, r"points should be a number from 0 to 3, they are 'good'"),
+        ({"task": "attend"}, r"the task is unknown; there are: words"),
+        ({"student": "nobody", "points": "1"}, r"nobody has points for words, but no submission"),
+        ({"student": "colab"}, r"\(colab, words\): this row is there twice"),
+    ],
+)
+def test_points_by_hand_that_make_no_sense_are_an_error(graded, again, values, message):
+    answers = graded[0] / NAME / "answers.csv"
+    before = answers.read_bytes()
+    fill_in(answers, "hog", **values)
+    with pytest.raises(SystemExit, match=message):
+        again()
+    answers.write_bytes(before)
+
+
+def test_merging_keeps_points_and_says_when_an_answer_changed():
+    tasks = {"words": 3.0}
+    old = handgrading.merge({}, [("ada", "words", "yes"), ("=b", "words", "no")], tasks)
+    old["ada", "words"]["points"] = old["'=b", "words"]["points"] = 2.0
+    same = handgrading.merge(old, [("ada", "words", "yes"), ("=b", "words", "no\n")], tasks)
+    assert [row["remark"] for row in same.values()] == ["", ""]
+    new = handgrading.merge(old, [("ada", "words", "yes, but")], tasks)
+    assert [row["points"] for row in new.values()] == [2.0, 2.0]
+    assert new["ada", "words"]["remark"] == handgrading.CHANGED
+    assert new["'=b", "words"]["remark"] == handgrading.GONE
+    later = handgrading.merge(new, [("ada", "words", "yes, but"), ("=b", "words", "no")], tasks)
+    assert [row["remark"] for row in later.values()] == ["", handgrading.CHANGED]
+
+
+def test_a_table_that_a_spreadsheet_saved_can_be_read(tmp_path):
+    path = tmp_path / "answers.csv"
+    text = "student;task;answer;points;out_of;comment;remark\r\nMüller;words;a;2,5;3;schön;\r\n;;;;;;\r\n"
+    path.write_bytes(text.encode("cp1252"))
+    ((key, row),) = handgrading.read(path, {"words": 3.0}).items()
+    assert key == ("Müller", "words") and row["points"] == 2.5 and row["comment"] == "schön"
+    path.write_text("student,task\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="answers.csv: the column answer is missing"):
+        handgrading.read(path, {"words": 3.0})
+
+
+# Looking at files, without a kernel -------------------------------------------------------------------
+
+
+def check(tmp_path, content):
+    write(tmp_path / "x.ipynb", content)
+    return check_file(tmp_path / "x.ipynb", [read_exercise(name) for name in exercises.exercises()])
+
+
+def test_an_untouched_file_passes_without_notes(tmp_path):
+    for content in (filled({}), filled(), as_colab_saves(filled())):
+        submission = check(tmp_path, content)
+        assert submission.exercise.name == NAME and submission.notes == []
+        nbformat.validate(submission.notebook)
+
+
+def test_own_cells_stay_and_tags_outputs_and_strange_markers_go(tmp_path):
+    notebook = filled()
+    notebook.cells.insert(
+        3, nbformat.v4.new_code_cell("1 + 1", metadata={"tags": ["skip-execution"]})
+    )
+    notebook.cells[4].metadata["nbgrader"] = "nonsense"
+    notebook.cells[-1].metadata["nbgrader"]["grade_id"] = "05-words"
+    notebook.cells.append(
+        nbformat.v4.new_markdown_cell("x", metadata={"nbgrader": {"grade_id": "05-old"}})
+    )
+    submission = check(tmp_path, notebook)
+    assert len(submission.notebook.cells) == len(notebook.cells)
+    assert (
+        submission.notebook.cells[3].source == "1 + 1" and not submission.notebook.cells[3].metadata
+    )
+    assert submission.notes == ["cells that this exercise does not have were left ungraded: 05-old"]
+
+
+def test_an_emptied_copy_is_no_second_answer(tmp_path):
+    stub = cell_of(EXERCISE.notebook, "05-attend").source
+    submission = check(tmp_path, duplicated("05-attend", stub))
+    assert submission.notes == ["the cell 05-attend was there 2 times; one was kept"]
+    assert cell_of(submission.notebook, "05-attend").source == SOLUTIONS["05-attend"]
+
+
+def test_deleted_cells_come_back_in_their_places(tmp_path):
+    gone = ("05-setup", "05-imports", "05-attend-check", "05-words", "05-cost", "05-cost-check")
+    submission = check(tmp_path, deleted(*gone))
+    ids = [marks(cell).get("grade_id") for cell in submission.notebook.cells]
+    assert [one for one in ids if one] == list(EXERCISE.cells)
+    assert len(submission.notes) == len(gone)
+    assert "the answer cell 05-words was deleted: no answer" in submission.notes
+
+
+def test_cells_in_another_order_and_of_another_kind_are_noted(tmp_path):
+    notebook = filled()
+    notebook.cells.insert(0, notebook.cells.pop())
+    cell = cell_of(notebook, "05-attend")
+    notebook.cells[notebook.cells.index(cell)] = nbformat.v4.new_markdown_cell(
+        cell.source, metadata=cell.metadata
+    )
+    notes = check(tmp_path, notebook).notes
+    assert notes == ["the cell 05-attend had been turned into markdown",
+                     "the given cells stand in another order than in the exercise"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        ("", r"the file is empty \(0 bytes\)"),
+        ("[" * 100_000, "not a notebook: the file is no JSON"),
+        ("[]", "not a notebook: it has no cells"),
+        ('{"worksheets": []}', "saved in a format of before 2015"),
+        ('{"cells": [7]}', "a cell in it is broken"),
+        ('{"cells": [{"cell_type": "code", "source": {}}]}', "a cell in it is broken"),
+        ('{"cells": []}', "not one of the course's exercises"),
+        (another_course(), "not one of the course's exercises"),
+        (stripped(deleted("05-attend")), "markers are gone"),
+        (deleted(*(task.answer for task in EXERCISE.tasks)), "all answer cells are gone"),
+    ],
+)
+def test_files_that_cannot_be_graded_are_refused_with_a_reason(tmp_path, content, reason):
+    with pytest.raises(Refused, match=reason) as caught:
+        check(tmp_path, content)
+    assert caught.value.advice
+
+
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "ada" / "x.ipynb").symlink_to(exercises.source(NAME))
+    ((student, path),) = handed_in(tmp_path)
+    with pytest.raises(Refused, match="a link to somewhere else"):
+        check_file(path, [EXERCISE])
+
+
+def test_whose_files_they_are(tmp_path):
+    for name in ("b/x.ipynb", "b/.ipynb_checkpoints/x.ipynb", "b/deep/er/y.ipynb", "b/notes.txt", "c.ipynb",
+                 "d/report.pdf", ".DS_Store", "__MACOSX/b/x.ipynb", "e.zip"):  # fmt: skip
+        write(tmp_path / name, "{}")
+    (tmp_path / "f").mkdir()
+    found = [
+        (student, path.relative_to(tmp_path).as_posix()) for student, path in handed_in(tmp_path)
+    ]
+    assert found == [("b", "b/deep/er/y.ipynb"), ("b", "b/x.ipynb"), ("c", "c.ipynb"), ("d", "d/report.pdf"),
+                     ("e.zip", "e.zip"), ("f", "f")]  # fmt: skip
+
+
+# What cannot work is said at once ---------------------------------------------------------------------
+
+
+def test_wrong_folders_are_an_error(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="nowhere: no such folder"):
+        main(["grade", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match="must not be among the submissions"):
+        main(["grade", str(tmp_path), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="must not be in the course's repository"):
+        main(["grade", str(tmp_path), "--out", str(ROOT / "notebooks" / "out")])
+    with pytest.raises(SystemExit, match="limits should be larger than 0"):
+        main(["grade", str(tmp_path), "--seconds", "0"])
+    monkeypatch.setattr(grading.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r'pip install -e "\.\[instructor\]"'):
+        main(["grade", str(tmp_path)])
