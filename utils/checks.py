@@ -3,18 +3,16 @@
 Each `check_…` takes what the learner wrote, raises AssertionError with an explanation in the
 learner's terms, and returns nothing when all is well. Sizes are small and all different, so that
 a swapped axis cannot hide; another `seed` means other numbers and other sizes. The components are
-checked here, what only the exercises ask for in the checks_… rooms, by lesson.
+checked here, what only the exercises ask for in exercise_checks/, by lesson.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.checks_blocks import *  # noqa: F403  (lessons 01 to 05)
-from utils.checks_blocks import dropped
-from utils.checks_practice import *  # noqa: F403  (lessons 10 to 12)
-from utils.checks_space_time import *  # noqa: F403  (lessons 06 to 09)
 from utils.diagnose import check_shape, close, diagnose, numbers, random, sizes
+from utils.exercise_checks import *  # noqa: F403
+from utils.exercise_checks.lesson_04 import dropped
 
 
 def check_prenorm(prenorm, seed=0):

@@ -1,0 +1,124 @@
+"""Checks of the exercises of lesson 01: difference, collapse and mixing."""
+
+import torch
+from torch.nn import functional as F
+
+from utils.diagnose import check_answers, diagnose, random, sizes
+
+
+def check_difference_by_hand(by_hand):
+    """`by_hand()` is the difference of the tokens (1, 1), (1, 1), (4, 4)."""
+    wrong = {
+        "that is the square: take the root at the end": 1 / 3,
+        "divide by the size of the tokens, √36": 12**0.5,
+        "the sizes are √12 and √36": (12 / 24) ** 0.5,
+    }
+    diagnose(by_hand(), (1 / 3) ** 0.5, wrong, "the difference", "the mean token is (2, 2)", 0.003)
+
+
+def check_difference(difference, seed=0):
+    """`difference(x)` is the size of x without its mean token, relative to the size of x."""
+    n, d = sizes(2, seed, of=(3, 5, 7, 4))
+    x = random(n, d, seed=seed) + random(d, seed=seed + 100)
+    rest = x - x.mean(0)
+    wrong = {
+        "you take the mean of each token's numbers; the mean goes over the tokens":
+            (x - x.mean(1, keepdim=True)).norm() / x.norm(),
+        "you take one mean of all numbers; the mean token has d numbers": (x - x.mean()).norm() / x.norm(),
+        "divide by the size of x": rest.norm(),
+        "that is the square of it": rest.norm() ** 2 / x.norm() ** 2,
+        "that is one over it: the residual belongs above the line": x.norm() / rest.norm(),
+    }  # fmt: skip
+    diagnose(difference(x), rest.norm() / x.norm(), wrong, "the difference")
+    diagnose(
+        difference(random(1, d).expand(n, d)),
+        0.0,
+        {},
+        "the difference of equal tokens",
+        tolerance=1e-3,
+    )
+
+
+def check_layer(layer, seed=0):
+    """`layer(x, w_q, w_k, w_v, skip, norm)` is attention with a skip and a norm before it if wanted."""
+    n, d = sizes(2, seed, of=(4, 3, 5, 7))
+    x = random(n, d, seed=seed) * 2 + 1
+    w = random(3, d, d, seed=seed + 100) / d**0.5
+
+    def attention(y, axis=-1, values=None, scale=d**0.5):
+        shares = ((y @ w[0]) @ (y @ w[1]).T / scale).softmax(axis)
+        return shares @ ((y if values is None else values) @ w[2])
+
+    def norm(y):
+        return F.layer_norm(y, (d,))
+
+    normed = norm(x)
+    alone = {
+        "the softmax runs over the queries; each query's shares should sum to 1": attention(x, 0),
+        "divide the scores by √d": attention(x, scale=1),
+        "the skip is added although skip is False": attention(x) + x,
+    }
+    diagnose(
+        layer(x, *w, skip=False, norm=False), attention(x), alone, "the layer without skip and norm"
+    )
+    both = {
+        "the softmax runs over the queries; each query's shares should sum to 1": attention(normed, 0) + x,
+        "the skip connection adds x as it came in, not the normalised tokens": attention(normed) + normed,
+        "the softmax is over the queries, and the skip adds the normalised tokens":
+            attention(normed, 0) + normed,
+        "the norm comes before the attention, not after it": norm(attention(x)) + x,
+        "the norm comes before the attention, not after the sum (that is post-norm)": norm(attention(x) + x),
+        "queries, keys and values are all made from the normalised tokens": attention(normed, values=x) + x,
+    }  # fmt: skip
+    diagnose(
+        layer(x, *w, skip=True, norm=True),
+        attention(normed) + x,
+        both,
+        "the layer with skip and norm",
+    )
+    diagnose(layer(x, *w, skip=False, norm=True), attention(normed), {}, "the layer with norm only")
+    diagnose(layer(x, *w, skip=True, norm=False), attention(x) + x, {}, "the layer with skip only")
+
+
+def check_read_curves(read_curves):
+    """`read_curves()` says how each of the exercise's four stacks falls."""
+    answers = read_curves()
+    words = ("single", "double", "none", None)
+    if isinstance(answers, dict):
+        odd = [value for value in answers.values() if value not in words]
+        assert not odd, f'answer with "single", "double" or "none", not {odd[0]!r}'
+    hints = {
+        "A": "does the line go down straight, or does it bend down?",
+        "B": "where is the line after twelve layers?",
+        "C": "lay a ruler along it",
+        "D": "a norm makes each token the same size; does that make two equal tokens different? Draw it",
+    }
+    from utils.puzzles import STACKS
+
+    check_answers(answers, {name: kind["fall"] for name, kind in STACKS.items()}, hints)
+
+
+def check_mixing(factor, layers_until, seed=0):
+    """`factor(A)` is the second largest eigenvalue's size; `layers_until(A, share)` the layers it takes."""
+    (n,) = sizes(1, seed, of=(4, 3, 5, 6))
+    A = random(n, n, seed=seed).softmax(-1)
+    # a permutation mixed in gives negative and complex eigenvalues
+    A = 0.3 * A + 0.7 * torch.eye(n, dtype=A.dtype).roll(1, 0)
+    ordered = torch.linalg.eigvals(A).abs().sort(descending=True).values
+    real = torch.linalg.eigvals(A).real.sort(descending=True).values
+    wrong = {
+        "the largest eigenvalue belongs to what all tokens share; take the second": ordered[0],
+        "that is the smallest; the slowest part decides, so take the second largest": ordered[-1],
+        "those are singular values; a repeated product goes by eigenvalues": torch.linalg.svdvals(A)[1],
+        "A is not symmetric, so eigvalsh does not fit": torch.linalg.eigvalsh(A).abs().sort().values[-2],
+        "an eigenvalue may be negative or complex: its size is what counts": real[1],
+    }  # fmt: skip
+    diagnose(factor(A), ordered[1], wrong, "factor(A)")
+    share = 0.01 / (1 + seed)
+    layers = next(count for count in range(10_000) if ordered[1] ** count <= share)
+    wrong = {
+        "after that many layers more than the share is left: round up": layers - 1,
+        "one layer less is enough": layers + 1,
+    }
+    diagnose(layers_until(A, share), layers, wrong, f"layers_until(A, {share:.4g})",
+             "factor to the power of the layers should be at most the share")  # fmt: skip

@@ -1,0 +1,152 @@
+"""Checks of the exercises of lesson 02: norms, and stacks of them."""
+
+import torch
+from torch.nn import functional as F
+
+from utils.diagnose import (
+    check_answers,
+    check_shape,
+    close,
+    diagnose,
+    numbers,
+    random,
+    sizes,
+    unpack,
+)
+
+
+def check_equal_numbers(equal_numbers):
+    """`equal_numbers()` is the layer norm of four sevens, with eps 1e-6 and with eps 0."""
+    with_eps, without = unpack(equal_numbers(), "the result with eps", "the result without")
+    wrong = {
+        "the mean, 7, is taken away from each": [7.0] * 4,
+        "0 divided by a small number is 0, not 1": [1.0] * 4,
+        "0 divided by the root of a millionth is a number (first the result with eps)": [torch.nan]
+        * 4,
+    }
+    diagnose(with_eps, [0.0] * 4, wrong, "with eps 1e-6, the result")
+    wrong = {
+        "0 divided by 0 is not 0": [0.0] * 4,
+        "1 divided by 0 would be infinite; this is 0 divided by 0": [torch.inf] * 4,
+    }
+    diagnose(without, [torch.nan] * 4, wrong, "with eps 0, the result", "what is 0 divided by 0?")
+
+
+def check_layer_norm(layer_norm, seed=0):
+    """`layer_norm(x, weight, bias, eps)` normalises each token, then scales and shifts it."""
+    b, n, d = sizes(3, seed, of=(2, 3, 5, 7))
+    d = max(d, 3)
+    x = random(b, n, d, seed=seed) * 3 + 5
+    weight, bias = random(d, seed=seed + 100), random(d, seed=seed + 200)
+    far, mean = 0.5, x.mean(-1, keepdim=True)  # a large eps shows where it stands
+    variance = x.var(-1, keepdim=True, unbiased=False)
+
+    def scaled(y):
+        return y * weight + bias
+
+    all_mean, all_variance = (
+        x.mean((-2, -1), keepdim=True),
+        x.var((-2, -1), keepdim=True, unbiased=False),
+    )
+    over, over_variance = x.mean(-2, keepdim=True), x.var(-2, keepdim=True, unbiased=False)
+    normed = (x - mean) / (variance + far).sqrt()
+    wrong = {
+        "you normalise each number over the tokens; each token is normalised over its own numbers":
+            scaled((x - over) / (over_variance + far).sqrt()),
+        "you normalise all tokens together; each token has its own mean and variance":
+            scaled((x - all_mean) / (all_variance + far).sqrt()),
+        "the variance divides by the number of entries, not by one less":
+            scaled((x - mean) / (x.var(-1, keepdim=True) + far).sqrt()),
+        "divide by the root of the variance": scaled((x - mean) / (variance + far)),
+        "eps belongs under the root": scaled((x - mean) / (variance.sqrt() + far)),
+        "take the mean away": scaled(x / (variance + far).sqrt()),
+        "weight and bias are swapped: multiply by the weight, add the bias": normed * bias + weight,
+        "weight and bias are not used": normed,
+        "the bias is not added": normed * weight,
+        "the weight is not used": normed + bias,
+        "eps is not used": scaled((x - mean) / variance.sqrt()),
+        "first multiply by the weight, then add the bias": (normed + bias) * weight,
+    }  # fmt: skip
+    found = layer_norm(x.clone(), weight, bias, eps=far)
+    diagnose(found, scaled(normed), wrong, "layer norm (with eps 0.5)")
+    diagnose(layer_norm(x[0].clone(), weight, bias), F.layer_norm(x[0], (d,), weight, bias, 1e-6), {},
+             "layer norm of (tokens, d)")  # fmt: skip
+
+
+def check_rms_norm(rms_norm, token_on_which_they_agree, seed=0):
+    """`rms_norm(x, eps)` divides by the root of the mean square; on some tokens it is layer norm."""
+    b, n, d = sizes(3, seed, of=(2, 3, 5, 7))
+    x, far = random(b, n, d, seed=seed) * 3 + 2, 0.5
+    square, spread = x.pow(2).mean(-1, keepdim=True), x - x.mean(-1, keepdim=True)
+    wrong = {
+        "RMSNorm leaves the mean alone":
+            spread / (spread.pow(2).mean(-1, keepdim=True) + far).sqrt(),
+        "the mean of the squares, not their sum": x / (x.pow(2).sum(-1, keepdim=True) + far).sqrt(),
+        "divide by the root": x / (square + far),
+        "eps belongs under the root": x / (square.sqrt() + far),
+        "eps is not used": x / square.sqrt(),
+        "each token is normalised over its own numbers": x / (x.pow(2).mean(-2, keepdim=True) + far).sqrt(),
+        "that is the mean of the sizes; RMS squares first": x / (x.abs().mean(-1, keepdim=True) + far),
+    }  # fmt: skip
+    diagnose(
+        rms_norm(x.clone(), eps=far), x / (square + far).sqrt(), wrong, "RMSNorm (with eps 0.5)"
+    )
+    token = numbers(token_on_which_they_agree(), "the token")
+    check_shape(token, (4,), "the token")
+    assert len(token.unique()) == 4, "the four numbers should differ"
+    assert close(rms_norm(token.clone(), eps=0.0), F.layer_norm(token, (4,), eps=0.0)), (
+        "on this token the two differ: layer norm takes its mean away first"
+    )
+
+
+def check_thousand(thousand):
+    """`thousand()` predicts what a pre-norm layer makes of a token 1,000 times as large."""
+    answers = thousand()
+    hints = {
+        "branch": "the norm takes any factor out again: fn sees the same token as before",
+        "share": "the branch stays as it is, and what it is compared with grows",
+        "others change, MLP": "the MLP works on each token alone",
+        "others change, attention": "the others do look at this token, but what they see of it is normalised",
+    }
+    right = {
+        "branch": 1,
+        "share": 0.001,
+        "others change, MLP": False,
+        "others change, attention": False,
+    }
+    check_answers(answers, right, hints, tolerance=1e-5)
+
+
+def check_stream(stack, spread, seed=0):
+    """`stack(x, branches, norm)` is a pre-norm stack; `spread(layers)` the size of what it carries."""
+    n, d = sizes(2, seed, of=(3, 4, 5, 7))
+    x, maps = random(n, d, seed=seed), random(3, d, d, seed=seed + 100)
+    branches = [lambda y, w=w: torch.tanh(y @ w) for w in maps]
+
+    def norm(y):
+        return F.layer_norm(y, (d,))
+
+    def run(step, last):
+        y = x
+        for branch in branches:
+            y = step(y, branch)
+        return last(y)
+
+    wrong = {
+        "the skip connection is missing: add what the branch returns": run(lambda y, f: f(norm(y)), norm),
+        "the last norm is missing": run(lambda y, f: y + f(norm(y)), lambda y: y),
+        "that is post-norm: the norm goes before the branch": run(lambda y, f: norm(y + f(y)), lambda y: y),
+        "that is post-norm, with one norm more": run(lambda y, f: norm(y + f(y)), norm),
+        "add to the tokens themselves, not to the normalised ones": run(lambda y, f: norm(y) + f(norm(y)), norm),
+        "the branches get tokens that are not normalised": run(lambda y, f: y + f(y), norm),
+        "only the first branch was used: is the return inside the loop?": norm(x + branches[0](norm(x))),
+    }  # fmt: skip
+    right = run(lambda y, f: y + f(norm(y)), norm)
+    diagnose(stack(x.clone(), branches, norm), right, wrong, "the stack's output")
+    layers = 8 + 7 * seed
+    wrong = {
+        "that is the variance; the spread is its root": 1 + layers,
+        "the input has a variance of 1 too": layers**0.5,
+        "variances add up, standard deviations do not": layers,
+    }
+    diagnose(spread(layers), (1 + layers) ** 0.5, wrong, f"the spread after {layers} layers")

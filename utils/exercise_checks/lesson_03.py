@@ -1,0 +1,101 @@
+"""Checks of the exercises of lesson 03: gates."""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from utils.diagnose import diagnose, number, random, refuses, sizes, whole
+
+
+def check_geglu_shape(geglu_shape, seed=0):
+    """`geglu_shape(shape)` predicts the shape of GEGLU's output; ValueError for an odd last size."""
+    a, b, half = sizes(3, seed, of=(7, 2, 3, 5))
+    for shape in [(a, b, 4, 2 * half), (a, 2 * half), (2 * half,)]:
+        right = (*shape[:-1], shape[-1] // 2)
+        try:
+            found = geglu_shape(shape)
+        except ValueError as error:
+            raise AssertionError(f"{shape} can be halved, but yours raises a ValueError") from error
+        assert isinstance(found, tuple | list | torch.Size), f"a shape is a tuple, not {found!r}"
+        told = f"an input of {shape} should give {right}, you say {tuple(found)}"
+        assert all(isinstance(size, int | np.integer) for size in found), (
+            f"sizes are whole numbers: {told}. Divide with //"
+        )
+        assert tuple(found) != shape, f"GEGLU halves something: {told}"
+        assert tuple(found) == right, f"only the last dimension is halved: {told}"
+    for shape in [(a, b, 2 * half + 1), (4, 5)]:
+        refuses(
+            lambda s=shape: geglu_shape(s),
+            f"{shape} has an odd last dimension, which cannot be halved",
+        )
+
+
+def check_swiglu(swiglu, where_they_differ_most, seed=0):
+    """`swiglu(x)` is value * silu(gate); the other function says where gelu and silu differ most."""
+    b, n, half = sizes(3, seed)
+    x = random(b, n, 2 * half, seed=seed)
+    value, gate = x.chunk(2, dim=-1)
+    wrong = {
+        "value and gate are swapped: the second half is the gate": gate * F.silu(value),
+        "silu is the gate times its sigmoid; you leave out the gate itself": value * torch.sigmoid(gate),
+        "the sigmoid is 1 / (1 + exp(-g)): mind the sign": value * gate / (1 + torch.exp(gate)),
+        "that is GEGLU": value * F.gelu(gate),
+    }  # fmt: skip
+    diagnose(swiglu(x), value * F.silu(gate), wrong, "SwiGLU's output")
+    grid = torch.linspace(0, 6, 6001, dtype=torch.float64)
+    right = grid[(F.gelu(grid) - F.silu(grid)).abs().argmax()].item()
+    found = number(where_they_differ_most(), "where they differ most")
+    assert abs(found) > 0.05, "at 0 both are 0; look for the place of the largest difference"
+    assert found < 5.9, "far out both are nearly the gate itself, so they hardly differ"
+    assert abs(found - right) < 0.11, f"at {found:.1f} they differ less than elsewhere"
+
+
+def check_gated_width(weights, gated_width, seed=0):
+    """`weights(dim, wide, gated)` counts an MLP's weights; `gated_width(dim, wide)` makes them equal."""
+    dim, wide = 4 * (seed + 2), 16 + 7 * seed
+    diagnose(
+        weights(dim, wide, gated=False), 2 * dim * wide, {}, f"weights({dim}, {wide}, gated=False)"
+    )
+    wrong = {
+        "the second matrix, from wide to dim, is the same in both": 4 * dim * wide,
+        "values and gates need a matrix each": 2 * dim * wide,
+    }
+    diagnose(
+        weights(dim, wide, gated=True), 3 * dim * wide, wrong, f"weights({dim}, {wide}, gated=True)"
+    )
+    found = whole(gated_width(dim, wide), f"gated_width({dim}, {wide})")
+    wrong = {
+        "half would be right if both matrices doubled; only the first one does": wide // 2,
+        "with the same width the gated network has half as many weights again": wide,
+        "round down: it may not have more weights than the plain one": -(-2 * wide // 3),
+    }
+    diagnose(found, 2 * wide // 3, wrong, f"gated_width({dim}, {wide})")
+    diagnose(
+        gated_width(8, 3000 + seed), 2 * (3000 + seed) // 3, {}, f"gated_width(8, {3000 + seed})"
+    )
+
+
+def check_turn(gelu_derivative, lowest_point, seed=0):
+    """`gelu_derivative(g)` is the derivative of gelu; `lowest_point()` the gate where it is 0."""
+    g = random(7, seed=seed).double()  # so that small differences can stand for a derivative
+    variable = g.clone().requires_grad_()
+    (right,) = torch.autograd.grad(F.gelu(variable).sum(), variable)
+    density = torch.exp(-(g**2) / 2)
+    below = 0.5 * (1 + torch.erf(g / 2**0.5))
+    wrong = {
+        "a product has two terms in its derivative: the second, g · density, is missing": below,
+        "the density has the factor 1 / √(2π)": below + g * density,
+        "erf gets g / √2": 0.5 * (1 + torch.erf(g)) + g * density / (2 * torch.pi) ** 0.5,
+    }
+    diagnose(gelu_derivative(g), right, wrong, "the derivative")
+    found, grid = (
+        number(lowest_point(), "the lowest point"),
+        torch.linspace(-1, 0, 100_001, dtype=torch.float64),
+    )
+    place = grid[F.gelu(grid).argmin()].item()
+    assert abs(found - F.gelu(torch.tensor(place)).item()) > 1e-3, (
+        "that is how low it gets; asked for is the gate at which it does"
+    )
+    assert abs(found - place) < 6e-4, (
+        f"at {found:.4f} gelu is not at its lowest, rounded to three decimals: is its derivative 0 there?"
+    )

@@ -1,0 +1,142 @@
+"""Checks of the exercises of lesson 04: the MLP."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from utils.diagnose import check_answers, close, diagnose, number, numbers, random, sizes, unpack
+
+
+def check_count(count, seed=0):
+    """`count(dim, mult)` is the number of parameters of FeedForward."""
+    dim, mult = 6 + seed, 3 + seed % 2
+    wide = dim * mult
+    right = dim * 2 * wide + 2 * wide + wide * dim + dim
+    wrong = {
+        "the biases are missing": dim * 2 * wide + wide * dim,
+        "the first layer makes values and gates: dim · mult · 2 outputs": dim * wide + wide + wide * dim + dim,
+        "GEGLU halves what the second layer gets": dim * 2 * wide + 2 * wide + 2 * wide * dim + dim,
+        "the second layer has biases too": dim * 2 * wide + 2 * wide + wide * dim,
+    }  # fmt: skip
+    diagnose(count(dim, mult), right, wrong, f"count({dim}, {mult})")
+
+
+def dropped(module, layer, dim, p):
+    """What `layer` of a training `module` gets is dropped with probability p, and made up for."""
+    seen = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    x = random(1, dim).expand(400, dim)
+    module.train()
+    out = module(x)
+    module.eval()
+    module(x)
+    handle.remove()
+    assert len(seen) == 2, "the second linear layer should be called once in each pass"
+    zeros = (seen[0] == 0).double().mean().item()
+    assert zeros > 0.02, (
+        "what goes into the second layer was not dropped: the dropout stands between GEGLU and it"
+    )
+    assert abs(zeros - p) < 0.1, (
+        f"with dropout={p} the second layer's input should be zero in {p:.0%} of its places, it is in {zeros:.0%}"
+    )
+    kept = seen[0] != 0
+    ratio = (seen[0][kept] / seen[1][kept]).median().item()
+    assert abs(ratio - 1 / (1 - p)) < 0.01, (
+        "what is not dropped should grow by 1 / (1 - p), so that the mean stays: F.dropout does that"
+    )
+    assert not (out == 0).any(), "the output itself is dropped too: one dropout is enough"
+
+
+def check_repaired_feedforward(feedforward, seed=0):
+    """`feedforward(dim, mult, dropout)`, with layers first and second, is FeedForward."""
+    b, n, dim = sizes(3, seed, of=(2, 7, 5, 3))
+    torch.manual_seed(seed)
+    p = 0.5 if seed == 0 else 0.2
+    module = feedforward(dim, mult=2, dropout=p)
+    x = random(b, n, dim, seed=seed)
+    module.eval()
+    assert close(numbers(module(x), "the output"), module(x)), (
+        "in eval mode two calls differ: dropout is still awake"
+    )
+    value, gate = module.first(x).chunk(2, dim=-1)
+    wrong = {
+        "value and gate are swapped: the second half is the gate": module.second(
+            F.gelu(value) * gate
+        ),
+    }
+    diagnose(module(x), module.second(value * F.gelu(gate)), wrong, "the output in eval mode")
+    module.train()
+    assert not close(module(x), module(x)), (
+        "in training two calls should differ: dropout does nothing"
+    )
+    dropped(module, module.second, dim, p)
+
+
+def check_as_one_layer(as_one_layer, seed=0):
+    """`as_one_layer(first, second)` is the weight and bias of second(first(x))."""
+    a, b, c = sizes(3, seed)
+    torch.manual_seed(seed)
+    first, second = nn.Linear(a, b), nn.Linear(b, c)
+    with torch.no_grad():
+        weight, bias = unpack(as_one_layer(first, second), "the weight", "the bias")
+        wrong = {"a weight is (out, in): transpose it": (second.weight @ first.weight).T}
+        diagnose(weight, second.weight @ first.weight, wrong, "the weight")
+        wrong = {
+            "the first layer's bias goes through the second layer": second.bias,
+            "the second layer's bias is missing": second.weight @ first.bias,
+            "the first bias goes through the second weight, not around it": second.bias + first.bias.sum(),
+        }  # fmt: skip
+        diagnose(bias, second.weight @ first.bias + second.bias, wrong, "the bias")
+        x = random(3, a, seed=seed)
+        weight, bias = numbers(weight, "the weight"), numbers(bias, "the bias")
+        diagnose(
+            F.linear(x.double(), weight, bias), second(first(x)), {}, "what your layer makes of x"
+        )
+
+
+def check_mlp_share(mlp_share):
+    """`mlp_share()` is the MLP's share of the weights of four kinds of blocks."""
+    answers = mlp_share()
+    if isinstance(answers, dict):
+        for key, value in answers.items():
+            if value is not None:
+                share = number(value, f"{key!r}")
+                assert 0 < share < 1, (
+                    f"{key!r}: a share is between 0 and 1, not {share:.3g}: MLP / whole block"
+                )
+        answers = {key: None if value is None else float(value) for key, value in answers.items()}
+    hints = {
+        "image": "an attention has 4 d² weights, the MLP 8 d², the block is their sum",
+        "divided": "two attentions of 4 d², and one extra (d, d) layer",
+        "axial": "three attentions of 4 d², and two extra layers",
+        "divided, GEGLU": "GEGLU makes the first of the MLP's two matrices twice as wide",
+    }
+    right = {"image": 8 / 12, "divided": 8 / 17, "axial": 8 / 22, "divided, GEGLU": 12 / 21}
+    check_answers(answers, right, hints)
+
+
+def check_as_convolutions(as_convolutions, seed=0):
+    """`as_convolutions(net)` gives what a FeedForward gives, by convolutions of width 1."""
+    from utils.model import FeedForward
+
+    b, n, dim = sizes(3, seed, of=(2, 4, 6, 3))
+    torch.manual_seed(seed)
+    net, x = FeedForward(dim, mult=2).eval(), random(b, n, dim, seed=seed)
+    first, _, _, second = net.net
+    value, gate = first(x).chunk(2, dim=-1)
+    wrong = {
+        "value and gate are swapped": second(F.gelu(value) * gate),
+        "the second bias is missing": net(x) - second.bias,
+        "put the axes back at the end: (b, n, dim)": net(x).mT,
+    }
+    run = as_convolutions(net)
+    assert callable(run), "return a function that takes x"
+    used, conv1d = [], F.conv1d
+    F.conv1d = lambda *given, **named: used.append(1) or conv1d(*given, **named)
+    try:
+        found = run(x)
+    finally:
+        F.conv1d = conv1d
+    diagnose(found, net(x), wrong, "your network's output",
+             "with the same weights it should give what FeedForward gives")  # fmt: skip
+    assert used, "the numbers are right, but F.conv1d was not used"

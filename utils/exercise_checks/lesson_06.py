@@ -1,0 +1,145 @@
+"""Checks of the exercises of lesson 06: patches, positions and tubelets."""
+
+import torch
+from einops import rearrange
+
+from utils.diagnose import check_shape, diagnose, random, refuses, sizes, unpack, whole
+
+
+def check_tokens_and_pairs(tokens_and_pairs, seed=0):
+    """`tokens_and_pairs(frames, height, width, patch)`: patch tokens, and pairs of joint attention."""
+    frames, h, w, patch = sizes(4, seed, of=(3, 2, 5, 4))
+    patch += patch % 2
+    height, width = h * patch, w * patch
+    tokens, pairs = unpack(
+        tokens_and_pairs(frames, height, width, patch), "the tokens", "the pairs"
+    )
+    told = f"for {frames} frames of {height} x {width} and patches of {patch}"
+    wrong = {
+        "those are the tokens of one frame": h * w,
+        "height and width are different": frames * h * h,
+        "those are pixels, not patches": frames * height * width,
+    }
+    right = frames * h * w
+    diagnose(tokens, right, wrong, f"the number of tokens {told}")
+    wrong = {
+        "query and key are two parts: (a, b) and (b, a) both count, and (a, a) too": right * (right - 1) // 2,
+        "joint attention also compares patches of different frames": right**2 // frames,
+        "a token is compared with itself too": right * (right - 1),
+    }  # fmt: skip
+    diagnose(pairs, right**2, wrong, f"the number of pairs {told}")
+    for bad in ((height + 1, width), (height, width + 1), (patch // 2, 8 * patch)):
+        why = f"{bad[0]} x {bad[1]} pixels cannot be cut into patches of {patch}"
+        refuses(lambda bad=bad: tokens_and_pairs(frames, *bad, patch), why)
+
+
+def check_back(back, seed=0):
+    """`back(patches, patch)` puts the pixels of (b, t, h, w, c * patch²) back in their places."""
+    b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
+    patch, colours = 2 + seed % 2, 2 + seed % 3
+    video = torch.arange(b * t * colours * h * w * patch**2, dtype=torch.float32)
+    video = video.view(b, t, colours, h * patch, w * patch)
+    patches = rearrange(video, "b t c (h p) (w q) -> b t h w (c p q)", p=patch, q=patch)
+    found = back(patches, patch)
+    check_shape(found, video.shape, f"the video from patches of shape {tuple(patches.shape)}")
+    wrong = {
+        "the pixels of a patch are scattered over the frame: the patch's place is slow, the pixel's fast":
+            rearrange(patches, "b t h w (c p q) -> b t c (p h) (q w)", p=patch, q=patch),
+        "inside a patch the order is colour, row, column; you read row, column, colour":
+            rearrange(patches, "b t h w (p q c) -> b t c (h p) (w q)", p=patch, q=patch),
+        "rows and columns inside a patch are swapped":
+            rearrange(patches, "b t h w (c q p) -> b t c (h p) (w q)", p=patch, q=patch),
+        "a view or reshape alone does not move pixels: patches are not rows of the picture":
+            patches.reshape(video.shape),
+    }  # fmt: skip
+    diagnose(found, video, wrong, "the video", "every pixel must return to its place")
+
+
+def check_place(place, seed=0):
+    """`place(index, t, h, w)`: frame, row, column for the orders (t h w) and (w h t)."""
+    t, h, w = sizes(3, seed, of=(3, 4, 5, 2))
+    grid = torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w)).view(t, h, w, 3)
+    orders = {
+        "(t h w)": rearrange(grid, "t h w d -> (t h w) d"),
+        "(w h t)": rearrange(grid, "t h w d -> (w h t) d"),
+    }
+    lists = {name: [tuple(place) for place in order.tolist()] for name, order in orders.items()}
+    for index in (1, t * h + 1, t * h * w - 2):
+        found = unpack(place(index, t, h, w), "the place for (t h w)", "the place for (w h t)")
+        for (pattern, places), triple in zip(lists.items(), found):
+            triple = tuple(whole(n, "a place") for n in unpack(triple, "frame", "row", "column"))
+            right = places[index]
+            other = next(places for name, places in lists.items() if name != pattern)[index]
+            told = f'place {index} of "{pattern}" in {t} frames of {h} x {w}: {triple}'
+            slow = dict(zip("thw", ("frames", "rows", "columns")))[pattern[1]]
+            assert triple == right or triple != other, f"{told} is the place in the other layout"
+            assert triple == right or triple != right[::-1], (
+                f"{told}: give frame, row, column, in this order"
+            )
+            wrong = [
+                name for name, a, b in zip(("frame", "row", "column"), triple, right) if a != b
+            ]
+            assert triple == right, (
+                f"{told}: the {wrong[0] if wrong else ''} is wrong. The {slow} are slowest there"
+            )
+
+
+def check_positions(add_positions, seed=0):
+    """`add_positions(patches, cls, space, time)` adds place and moment to the patches, copies cls."""
+    b, t, h, w = sizes(4, seed, of=(2, 3, 3, 3) if seed == 1 else (2, 3, 4, 5))
+    d = 3
+    patches, cls = random(b, t, h, w, d, seed=seed), random(d, seed=seed + 1)
+    space, time = random(h, w, d, seed=seed + 2), random(t, d, seed=seed + 3)
+    right = patches + space + time[:, None, None]
+    try:
+        added = add_positions(patches.clone(), cls.clone(), space, time)
+    except NotImplementedError:  # nothing written yet; a RuntimeError, as it happens
+        raise
+    except RuntimeError as error:
+        raise AssertionError(
+            f"the sizes do not fit ({error}): does time lie along the frames, space along rows and columns?"
+        ) from error
+    found, copies = unpack(added, "the patches", "the class token")
+    wrong = {
+        "the time embedding is missing": patches + space,
+        "the space embedding is missing": patches + time[:, None, None],
+        "the space embedding is added twice": right + space,
+        "the time embedding is added twice": right + time[:, None, None],
+    }
+    if t == w:
+        wrong["time lies along the columns"] = patches + space + time
+    if t == h:
+        wrong["time lies along the rows"] = patches + space + time[:, None]
+    if h == w:
+        wrong["rows and columns of space are swapped"] = right - space + space.transpose(0, 1)
+    diagnose(found, right, wrong, "the patches")
+    wrong = {
+        "the class token has no moment: leave time out of it": (cls + time[0]).expand(b, d),
+        "the class token stands for the whole clip: one copy a clip, (b, d)": cls,
+        "the class token has no place: leave space out of it": (cls + space[0, 0]).expand(b, d),
+    }
+    diagnose(copies, cls.expand(b, d), wrong, "the class token")
+
+
+def check_tubelets(to_tubelets, from_tubelets, seed=0):
+    """`to_tubelets(video, span, patch)` cuts patches that span frames; the other puts them back."""
+    b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
+    span, patch, c = 2 + seed % 2, 2, 3
+    video = random(b, t * span, c, h * patch, w * patch, seed=seed)
+    pattern = "b (t s) c (h p) (w q) -> b t h w"
+    lengths = dict(s=span, p=patch, q=patch)
+    right = rearrange(video, f"{pattern} (s c p q)", **lengths)
+    found = to_tubelets(video, span, patch)
+    wrong = {
+        "the frames of a tubelet follow each other; yours are far apart: (t s), not (s t)":
+            rearrange(video, "b (s t) c (h p) (w q) -> b t h w (s c p q)", **lengths),
+        "inside a tubelet the order is frame, colour, row, column; you put colour first":
+            rearrange(video, f"{pattern} (c s p q)", **lengths),
+        "inside a tubelet the order is frame, colour, row, column; you put the frame last":
+            rearrange(video, f"{pattern} (c p q s)", **lengths),
+    }  # fmt: skip
+    diagnose(found, right, wrong, "the tubelets")
+    diagnose(from_tubelets(right, span, patch), video, {}, "the video put together again",
+             "every pixel must return to its place and its frame")  # fmt: skip
+    why = f"{t * span - 1} frames cannot be cut into tubelets of {span}"
+    refuses(lambda: to_tubelets(video[:, 1:], span, patch), why)

@@ -1,0 +1,252 @@
+"""Checks of the exercises of lesson 08: the class token and the divided block."""
+
+import torch
+from einops import rearrange, reduce, repeat
+
+from utils.diagnose import check_answers, diagnose, random, sizes, unpack
+
+
+def _mixing(seed, d):
+    """A stand-in for attention: every token influences every other of its group, unevenly."""
+    weight = random(d, d, seed=seed + 50)
+
+    def attention(tokens):
+        first = torch.tanh(
+            tokens[:, :1] @ weight.T
+        )  # the class token is told apart, patches are not
+        return torch.tanh(tokens @ weight) + 2 * tokens.mean(1, keepdim=True) + first
+
+    return attention
+
+
+def check_copies(copies, seed=0):
+    """`copies(t, h, w)`: how many copies of the class token each step makes, and what one sees."""
+    t, h, w = sizes(3, seed, of=(5, 3, 4, 7))
+    right = {
+        "space": (t, h * w),
+        "joint": (1, t * h * w),
+        "rows": (t * h, w),
+        "time as in the paper": (h * w, t),
+    }
+    answers = copies(t, h, w)
+    hints = {
+        "space": "every frame is a group",
+        "joint": "there is one group",
+        "rows": "every row of every frame is a group",
+        "time as in the paper": "every place is a group of t patches, and has a copy",
+    }
+    hints = {key: f"{hint} (t = {t}, h = {h}, w = {w})" for key, hint in hints.items()}
+    check_answers(answers, right, hints)
+
+
+def _class_update(patches, cls, attention, pattern, order="(b g)", how="mean", where="cat"):
+    """The update of a step with class token, and of its usual mistakes."""
+    b, t, h, w, d = patches.shape
+    tokens = rearrange(patches, f"b t h w d -> {pattern} d")
+    g = len(tokens) // b
+    copies = repeat(cls, f"b d -> {order} 1 d", g=g)
+    if where == "zero":
+        copies = torch.zeros_like(copies)
+    parts = [tokens, copies] if where == "end" else [copies, tokens]
+    tokens = attention(torch.cat(parts, dim=1))
+    if where == "end and back":
+        tokens = attention(torch.cat([parts[1], parts[0]], dim=1)).roll(1, 1)
+    back = rearrange(tokens[:, 1:], f"{pattern} d -> b t h w d", b=b, t=t, h=h, w=w)
+    copies = rearrange(tokens[:, 0], f"{order} d -> b g d", b=b)
+    if how == "first":
+        return back, copies[:, 0]
+    if how == "patches":
+        return back, reduce(back, "b t h w d -> b d", "mean")
+    return back, reduce(copies, "b g d -> b d", how)
+
+
+def _check_class_update(update, pattern, seed, wrong_patterns):
+    b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
+    d = 3
+    patches, cls = random(b, t, h, w, d, seed=seed), random(b, d, seed=seed + 1)
+    attention = _mixing(seed, d)
+    right = _class_update(patches, cls, attention, pattern)
+    seen = []
+
+    def watched(tokens):
+        seen.append(tokens)
+        return attention(tokens)
+
+    found = unpack(update(patches.clone(), cls.clone(), watched), "the patches", "the class token")
+    n = right[0][0].numel() // d // (len(rearrange(patches, f"b t h w d -> {pattern} d")) // b)
+    if len(seen) == 1:
+        assert seen[0].shape[1] == 1 + n, (
+            f"attention got groups of {seen[0].shape[1]} tokens; a group is 1 class token and {n} patches"
+        )
+    mistakes = {
+        "the class token's copies are in the wrong order: clip slow, group fast, like the patches; now clips are mixed":
+            _class_update(patches, cls, attention, pattern, order="(g b)"),
+        "the class token does not take part: the patches see nothing of it":
+            _class_update(patches, cls, attention, pattern, where="zero"),
+        "the copies belong in front of the patches, not behind them":
+            _class_update(patches, cls, attention, pattern, where="end and back"),
+        "the copies belong in front of the patches": _class_update(patches, cls, attention, pattern, where="end"),
+    } | {
+        message: _class_update(patches, cls, attention, other) for message, other in wrong_patterns.items()
+    }  # fmt: skip
+    wrong = {message: value[0] for message, value in mistakes.items()}
+    wrong["return what the step adds, without the patches themselves"] = right[0] + patches
+    diagnose(found[0], right[0], wrong, "what is added to the patches")
+    wrong = {
+        "keep all copies, not only the first group's":
+            _class_update(patches, cls, attention, pattern, how="first")[1],
+        "the copies are averaged, not summed": _class_update(patches, cls, attention, pattern, how="sum")[1],
+        "average the copies of the class token, not the patches":
+            _class_update(patches, cls, attention, pattern, how="patches")[1],
+        "return what the step adds, without the class token itself": right[1] + cls,
+    } | {message: value[1] for message, value in mistakes.items()}  # fmt: skip
+    diagnose(found[1], right[1], wrong, "what is added to the class token",
+             "average each clip's copies, and only those")  # fmt: skip
+
+
+def check_space_update(update, seed=0):
+    """`update(patches, cls, attention)` is what a space step with class token adds."""
+    wrong = {
+        "those groups hold one place in all frames; space attention stays in the frame": "(b h w) t"
+    }
+    _check_class_update(update, "(b t) (h w)", seed, wrong)
+
+
+def check_paper_time_update(update, seed=0):
+    """`update(patches, cls, attention)` is what a time step with class token, as in the paper, adds."""
+    wrong = {
+        "those groups hold the patches of one frame; time attention stays in place": "(b t) (h w)"
+    }
+    _check_class_update(update, "(b h w) t", seed, wrong)
+
+
+def check_clips_are_apart(clips_are_apart, broken_update, seed=0):
+    """`clips_are_apart(update)` finds updates in which one clip influences another."""
+
+    def good(patches, cls, attention):
+        return _class_update(patches, cls, attention, "(b t) (h w)")
+
+    def only_patches_mixed(patches, cls, attention):
+        update, copies = good(patches, cls, attention)
+        return update + patches.mean(0, keepdim=True), copies
+
+    def only_class_mixed(patches, cls, attention):
+        update, copies = good(patches, cls, attention)
+        return update, copies + cls.mean(0, keepdim=True)
+
+    def verdict(update):
+        found = clips_are_apart(update)
+        assert found is not None, "nothing is returned; return True or False"
+        return bool(found)
+
+    assert verdict(good), (
+        "your test rejects a correct update: does it look at the clip that was left as it was, "
+        "and is your attention the same in both runs?"
+    )
+    assert not verdict(broken_update), (
+        "your test accepts broken_update. Change the second clip by random numbers and look at the first; "
+        "take several frames, and an attention that mixes the tokens of a group"
+    )
+    assert not verdict(only_class_mixed), (
+        "your test accepts an update that mixes the clips' class tokens: change the second clip's, "
+        "and compare the first clip's"
+    )
+    assert not verdict(only_patches_mixed), (
+        "your test accepts an update that mixes the clips' patches: change the second clip's, "
+        "and compare the first clip's"
+    )
+    if seed:
+        assert verdict(lambda p, c, a: (0 * p, 0 * c)), "adding nothing mixes nothing"
+
+
+def check_divided_block(divided_block, seed=0):
+    """`divided_block(patches, cls, time, space, mlp)`: time, space, MLP, each with a skip connection."""
+    b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
+    d = 3
+    patches, cls = random(b, t, h, w, d, seed=seed), random(b, d, seed=seed + 1)
+    maps = random(4, d, d, seed=seed + 2)
+
+    def time(x):
+        return torch.tanh(x @ maps[0]) + x.mean(1, keepdim=True)
+
+    def space(x, c):
+        middle = x.mean((2, 3), keepdim=True)
+        return torch.tanh(x @ maps[1]) + middle + c.view(-1, 1, 1, 1, d), c @ maps[
+            2
+        ] + middle.flatten(2).mean(1)
+
+    def mlp(x):
+        return torch.sin(x @ maps[3])
+
+    def after(x, c):
+        dx, dc = space(x, c)
+        x, c = x + dx, c + dc
+        return x + mlp(x), c + mlp(c)
+
+    def space_first(x, c):
+        dx, dc = space(x, c)
+        x, c = x + dx, c + dc
+        x = x + time(x)
+        return x + mlp(x), c + mlp(c)
+
+    x = patches + time(patches)
+    dx, dc = space(x, cls)
+    sx, sc = space(patches, cls)
+    both, both_cls = x + sx, cls + sc
+    right = after(x, cls)
+    mistakes = {
+        "time comes first, then space": space_first(patches, cls),
+        "space should see what time has made of the patches, not what came in":
+            (both + mlp(both), both_cls + mlp(both_cls)),
+        "the skip connection around time is missing": after(time(patches), cls),
+        "the skip connections around space are missing": (dx + mlp(dx), dc + mlp(dc)),
+        "the skip connection around the MLP is missing": (mlp(x + dx), mlp(cls + dc)),
+        "the MLP is missing": (x + dx, cls + dc),
+        "the time step is missing": after(patches, cls),
+        "the MLP is to be added to what it was given": (x + mlp(x + dx), right[1]),
+    }  # fmt: skip
+    found = divided_block(patches.clone(), cls.clone(), time, space, mlp)
+    found = unpack(found, "the patches", "the class token")
+    wrong = {message: value[0] for message, value in mistakes.items()}
+    diagnose(found[0], right[0], wrong, "the patches")
+    wrong = {message: value[1] for message, value in mistakes.items() if "MLP" not in message}
+    wrong["the class token goes through the MLP too"] = cls + dc
+    wrong["the class token's skip connection around the MLP is missing"] = mlp(cls + dc)
+    wrong["the class token takes part in space: add its update"] = cls + mlp(cls)
+    diagnose(found[1], right[1], wrong, "the class token")
+
+
+def check_asleep(asleep):
+    """`asleep()` predicts what a fresh time step does and learns; compared with a measurement."""
+    from utils.model import AttentionStep, Step
+
+    torch.manual_seed(0)
+    step = AttentionStep(6, 2, Step("(b h w) t", with_class=False, extra=True))
+    optimizer = torch.optim.SGD(step.parameters(), lr=0.1)
+    patches, target = random(1, 3, 2, 2, 6), random(1, 3, 2, 2, 6, seed=1)
+    moved, same = [], []
+    for _ in range(2):
+        out, _ = step(patches, torch.zeros(1, 6))
+        same.append(torch.equal(out, patches))
+        optimizer.zero_grad()
+        ((out - target) ** 2).sum().backward()
+        moved.append(
+            [
+                bool(layer.weight.grad.abs().max() > 0)
+                for layer in (step.project, step.attention.fn.qkv)
+            ]
+        )
+        optimizer.step()
+    right = {
+        "output": same[0],
+        "project learns": moved[0][0],
+        "attention learns": moved[0][1],
+        "after one step": moved[1][1],
+    }
+    hints = {
+        "output": "zero times anything, plus zero, added to the input",
+        "project learns": "the derivative of W·a with respect to W is a, and a is not zero",
+        "attention learns": "on its way back, the gradient passes through W, which is zero",
+        "after one step": "is W still zero then?",
+    }
+    check_answers(asleep(), right, hints)

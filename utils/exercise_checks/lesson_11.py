@@ -1,0 +1,236 @@
+"""Checks of the exercises of lesson 11: training."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from utils.diagnose import (
+    check_answers,
+    diagnose,
+    number,
+    random,
+    unpack,
+)
+
+
+def check_losses(losses, seed=0):
+    """`losses(num_classes, p)`: the cross-entropy of knowing nothing, and of probability p."""
+    classes, p = (400, 6, 10, 1000)[seed % 4], (0.99, 0.5, 0.9, 0.25)[seed % 4]
+    alike, sure = unpack(losses(classes, p), "the loss of equal classes", "the loss at p")
+    wrong = {
+        "a loss is not negative: -ln of a probability": -math.log(classes),
+        "that is the probability; the loss is -ln of it": 1 / classes,
+        "take the natural logarithm, not that of base 2": math.log2(classes),
+        "take the natural logarithm, not that of base 10": math.log10(classes),
+    }
+    diagnose(
+        alike, math.log(classes), wrong, f"the loss of {classes} equal classes", tolerance=0.005
+    )
+    wrong = {
+        "a loss is not negative: -ln of a probability": math.log(p),
+        "that is the missing probability; the loss is -ln of p": 1 - p,
+        "take the natural logarithm, not that of base 2": -math.log2(p),
+        "take the natural logarithm, not that of base 10": -math.log10(p),
+    }
+    diagnose(sure, -math.log(p), wrong, f"the loss at probability {p}", tolerance=0.005)
+
+
+def check_learning_rate(learning_rate, seed=0):
+    """`learning_rate(step, steps, peak, warm_up)` rises linearly, then falls along half a cosine."""
+    steps, warm_up, peak = 50 + 30 * seed, 10 - seed, 0.004 * (seed + 1)
+    found = [
+        number(learning_rate(k, steps, peak, warm_up), f"the rate of step {k}")
+        for k in range(steps)
+    ]
+    step = np.arange(steps)
+    progress = (step - warm_up) / (steps - warm_up)
+    rise = peak * (step + 1) / warm_up
+    up = step < warm_up
+
+    def schedule(fall, rise=rise):
+        return np.where(up, rise, peak * fall)
+
+    cosine = 0.5 * (1 + np.cos(np.pi * progress))
+    wrong = {
+        "the first step has a rate of 0, so it learns nothing: count it as 1": schedule(cosine, peak * step / warm_up),
+        "there is no warm-up": peak * cosine,
+        "the fall is a straight line; it should be half a cosine": schedule(1 - progress),
+        "a whole cosine comes up again: half of one, π · progress": schedule(0.5 * (1 + np.cos(2 * np.pi * progress))),
+        "the fall begins at step 0; progress is 0 at the end of the warm-up": schedule(0.5 * (1 + np.cos(np.pi * step / steps))),
+        "the rate falls below 0: half of (1 + cos)": schedule(np.cos(np.pi * progress)),
+        "after the warm-up the rate stays where it is": schedule(1.0),
+        "after the warm-up the rate starts at half the peak": schedule(cosine / 2),
+    }  # fmt: skip
+    wrong["step warm_up is the first of the fall, not the last of the rise"] = np.where(
+        step <= warm_up, rise, peak * cosine
+    )
+    wrong["the fall would reach 0 at step `steps`, which is one behind the last"] = np.where(
+        up, rise, peak * 0.5 * (1 + np.cos(np.pi * (step - warm_up) / (steps - 1 - warm_up)))
+    )
+    diagnose(
+        found,
+        schedule(cosine),
+        wrong,
+        f"the rate of steps 0 to {steps - 1} (warm-up {warm_up})",
+        tolerance=1e-8,
+    )
+
+
+def check_mirror(mirror, seed=0):
+    """`mirror(clips, labels)` exchanges left and right, in the clips and in the labels."""
+    from utils.motion import make_clips
+
+    clips, labels = make_clips(12, seed)
+    kept, kept_labels = clips.copy(), labels.copy()
+    found, after = unpack(mirror(clips, labels), "the clips", "the labels")
+    assert isinstance(found, np.ndarray), f"return an array of clips, not {type(found).__name__}"
+    assert (clips == kept).all(), "the clips that came in were changed: work on a copy"
+    assert (labels == kept_labels).all(), "the labels that came in were changed: work on a copy"
+    wrong = {
+        "that is upside down: the width is axis 3": clips[:, :, ::-1],
+        "that is backwards in time: the width is axis 3": clips[:, ::-1],
+        "you turn the colours round: the width is axis 3": clips[..., ::-1],
+        "the clips were not mirrored": clips,
+    }
+    diagnose(np.ascontiguousarray(found), np.ascontiguousarray(clips[:, :, :, ::-1]),
+             {message: np.ascontiguousarray(value) for message, value in wrong.items()}, "the mirrored clips")  # fmt: skip
+    only_once = np.where(labels < 2, 0, labels)
+    half = np.where(labels == 0, 1, labels)
+    wrong = {
+        'a mirrored "left" is a "right": turn the labels too': labels,
+        'in a mirror "up" stays up and "approach" still approaches': np.array([1, 0, 3, 2, 5, 4])[
+            labels
+        ],
+        "left becomes right, but right has to become left too": half,
+        "left became right, and then right became left again: look up all labels at once": only_once,
+    }
+    diagnose(after, np.where(labels < 2, 1 - labels, labels), wrong, "the labels")
+
+
+class _Small(nn.Module):
+    """A model with dropout, for the checks of training steps."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear, self.dropout = nn.Linear(4, 3), nn.Dropout(0.5)
+        self.modes = []
+
+    def forward(self, x):
+        self.modes.append(self.training)
+        return self.linear(self.dropout(x))
+
+
+def check_train_step(train_step, seed=0):
+    """`train_step(model, optimizer, inputs, targets, clip_norm)` is one step of training."""
+    inputs, targets = random(6, 4, seed=seed) * 5, torch.arange(6) % 3
+    clip = 0.1 if seed % 2 == 0 else 100.0  # 100 is never reached
+
+    def prepared():
+        model = _Small(seed)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 0.7)  # left over from another step
+        torch.manual_seed(seed)
+        return model, optimizer
+
+    def variant(forget=True, clip_it=True, values=False, double=False, training=True):
+        model, optimizer = prepared()
+        model.train(training)
+        logits = model(inputs)
+        loss = F.cross_entropy(logits.softmax(-1) if double else logits, targets)
+        if forget:
+            optimizer.zero_grad()
+        loss.backward()
+        if clip_it and values:
+            nn.utils.clip_grad_value_(model.parameters(), clip)
+        elif clip_it:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        return model.linear.weight.detach(), loss.item()
+
+    model, optimizer = prepared()
+    model.eval()  # as an evaluation leaves it
+    start = model.linear.weight.detach().clone()
+    loss = train_step(model, optimizer, inputs, targets, clip)
+    assert model.modes, "the model was not called"
+    assert model.modes[-1], "the model ran in eval mode: put it into training mode first"
+    assert not isinstance(loss, torch.Tensor), "return the loss as a number: loss.item()"
+    after, right_loss = variant()
+    wrong = {"F.cross_entropy takes logits: no softmax before it": variant(double=True)[1]}
+    diagnose(loss, right_loss, wrong, "the loss")
+    wrong = {
+        "the weights did not move: does the optimiser step, with gradients that are there?": start,
+        "gradients of an earlier step are added in: forget them before backward": variant(forget=False)[0],
+        "the gradients are not limited when they are used: clip after backward, before the step": variant(clip_it=False)[0],
+        "old gradients are added in, and nothing is clipped": variant(forget=False, clip_it=False)[0],
+        "limit the norm of all gradients together, not each number": variant(values=True)[0],
+    }  # fmt: skip
+    diagnose(model.linear.weight, after, wrong, "the weights after the step")
+
+
+def check_accuracy(accuracy, seed=0):
+    """`accuracy(model, clips, labels)` is a share, measured in eval mode, leaving no trace."""
+    from utils.training import to_video
+
+    rng = np.random.default_rng(seed)
+    clips = rng.integers(0, 256, (40, 2, 4, 4, 3), dtype=np.uint8)
+    torch.manual_seed(seed)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout, self.head = nn.Dropout(0.9), nn.Linear(96, 4)
+            self.tracked = []
+
+        def forward(self, video):
+            self.tracked.append(torch.is_grad_enabled())
+            return self.head(self.dropout(video.flatten(1)))
+
+    model = Model().eval()
+    with torch.no_grad():
+        logits = model(to_video(clips))
+    labels = logits.argmax(-1).numpy()
+    labels[: 10 + seed] = (labels[: 10 + seed] + 1) % 4
+    right = 1 - (10 + seed) / 40
+    model.tracked.clear()
+    for mode in (True, False):
+        model.train(mode)
+        found = number(accuracy(model, clips, labels), "the accuracy")
+        wrong = {
+            "a share is between 0 and 1; you return a number of clips": right * 40,
+            "a share is between 0 and 1; you return per cent": right * 100,
+            "that is the share of mistakes": 1 - right,
+            "take the most probable class, not the least": (
+                logits.argmin(-1).numpy() == labels
+            ).mean(),
+        }
+        but = "is dropout off while you measure, and is argmax over the classes?"
+        diagnose(found, right, wrong, "the accuracy", but)
+        assert model.training == mode and model.dropout.training == mode, (
+            f"the model came in {'training' if mode else 'eval'} mode and should leave in it, with all its parts: model.train(mode)"
+        )
+    assert not any(model.tracked), "gradients were kept: measure under torch.no_grad()"
+
+
+def check_training_curves(read_curves):
+    """`read_curves()` names the runs of the exercise's picture."""
+    from utils.puzzles import RUNS
+
+    names = {
+        "the recipe": ("the recipe", "which line reaches the top, and for every seed?"),
+        "frames never meet (space only)": ("space only", "no motion can be seen, so one class of six is a guess"),
+        "no time embeddings": ("no time embedding", "the axis of a motion stays visible, its direction does not"),
+        "clips turned in four ways, labels not": (
+            "labels not remapped", "turned, transposed and reversed: what stays true of the label?"),
+    }  # fmt: skip
+    letter = {what: name for name, what in RUNS.items()}
+    right = {name: letter[what] for name, (what, _) in names.items()} | {"settles at": 0.5}
+    hints = {name: hint for name, (_, hint) in names.items()}
+    hints["settles at"] = (
+        "the pair is known (left or right, up or down, approach or recede), the rest is a coin"
+    )
+    check_answers(read_curves(), right, hints)
