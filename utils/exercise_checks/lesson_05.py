@@ -1,6 +1,7 @@
 """Checks of the exercises of lesson 05: attention."""
 
 import torch
+from torch.nn import functional as F
 
 from utils.diagnose import check_answers, diagnose, numbers, random, sizes, unpack
 
@@ -89,3 +90,55 @@ def check_read_maps(read_maps):
         "early frames look at late ones, late ones at early ones": "query 0 should be bright at key 7",
     }
     check_answers(read_maps(), right, hints)
+
+
+def check_chunks(attend_in_chunks, seed=0):
+    """`attend_in_chunks(q, k, v, size)` is attention that holds the scores of `size` keys at a time."""
+    b, queries, d, size = sizes(4, seed, of=(2, 3, 5, 4))
+    keys = 3 * size + 1  # the last chunk is shorter
+    q, k, v = (
+        random(b, n, w, seed=seed + i)
+        for i, (n, w) in enumerate([(queries, d), (keys, d), (keys, 6)])
+    )
+    k[:, -2] *= 3  # a larger score arrives late
+    right = F.scaled_dot_product_attention(q, k, v)
+    scores = q @ k.mT / d**0.5
+    parts = [s.softmax(-1) @ w for s, w in zip(scores.split(size, -1), v.split(size, 1))]
+    whole_chunks = scores[..., : 3 * size].softmax(-1) @ v[:, : 3 * size]
+    wrong = {
+        "each chunk has a softmax of its own; the shares of all chunks together sum to 1": sum(parts) / len(parts),
+        "the last, shorter chunk is left out": whole_chunks,
+        "divide the scores by √d": (scores * d**0.5).softmax(-1) @ v,
+    }  # fmt: skip
+    largest = []
+
+    class Watched(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, given=(), named=None):
+            out = super().__torch_function__(function, types, given, named or {})
+            for one in out if isinstance(out, tuple | list) else (out,):
+                if (
+                    isinstance(one, torch.Tensor)
+                    and one.ndim > 1
+                    and one.shape[-2:] == (queries, keys)
+                ):
+                    largest.append(tuple(one.shape))
+            return out
+
+    watched = [tensor.as_subclass(Watched) for tensor in (q, k, v)]
+    found = numbers(attend_in_chunks(*watched, size), "the output").as_subclass(torch.Tensor)
+    but = "when a larger score comes, scale down both sums: of the shares and of the mixture"
+    diagnose(found, right, wrong, "the output", but)
+    assert not largest, f"a tensor of {largest[0]} held all {keys} scores of each query at once"
+    large = numbers(attend_in_chunks(100 * q, 100 * k, v, size), "the output")
+    assert large.isfinite().all(), (
+        "large scores overflow: take the largest score so far away before the exponential"
+    )
+    diagnose(
+        large,
+        F.scaled_dot_product_attention(100 * q, 100 * k, v),
+        {},
+        "the output for large scores",
+        but,
+        1e-4,
+    )

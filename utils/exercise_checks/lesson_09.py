@@ -1,5 +1,7 @@
 """Checks of the exercises of lesson 09: the whole model."""
 
+import re
+
 import torch
 from einops import rearrange
 from torch import nn
@@ -192,3 +194,45 @@ def check_tells_a_shuffle(tells_a_shuffle):
         "divided, space embeddings zero": "what tells a token when it is is still there",
     }
     check_answers(tells_a_shuffle(), right, hints)
+
+
+def check_fuse(fuse, seed=0):
+    """`fuse(weights)` joins query, key and value layers into qkv, under any prefix."""
+    dim = 4 + 2 * (seed % 3)
+    weights = {}
+    for i, prefix in enumerate(("", "blocks.0.attention.", f"blocks.{seed + 1}.time.")):
+        for j, layer in enumerate(("query", "key", "value", "out")):
+            weights[f"{prefix}{layer}.weight"] = random(dim, dim, seed=10 * i + j)
+            weights[f"{prefix}{layer}.bias"] = random(dim, seed=10 * i + j + 5)
+    weights["query_norm.weight"] = random(dim, seed=99)
+    weights["value.scale.weight"] = random(dim, seed=98)
+    given = dict(weights)
+    found = fuse(weights)
+    assert isinstance(found, dict), f"return a dict, not {type(found).__name__}"
+    assert list(weights) == list(given), "the dict that came in was changed: build a new one"
+    right = {}
+    for name, tensor in given.items():
+        start, layer, last = re.fullmatch(r"((?:.*\.)?)([^.]+)\.(weight|bias)", name).groups()
+        if layer == "query":
+            right[f"{start}qkv.{last}"] = torch.cat(
+                [given[f"{start}{p}.{last}"] for p in ("query", "key", "value")]
+            )
+        elif layer not in ("key", "value"):
+            right[name] = tensor
+    missing, extra = sorted(set(right) - set(found)), sorted(set(found) - set(right))
+    assert not missing, f"{missing[0]} is missing; there is {', '.join(sorted(found)[:4])}, …"
+    assert not extra, (
+        f"{extra[0]} should not be there: its numbers are in qkv, or it is no such name"
+    )
+    for name, tensor in right.items():
+        start, _, last = name.rpartition("qkv.")
+        wrong = {}
+        if "qkv" in name and last == "weight":
+            parts = {p: given[f"{start}{p}.{last}"] for p in ("query", "key", "value")}
+            wrong = {
+                "queries on top, then keys, then values": torch.cat(
+                    [parts["query"], parts["value"], parts["key"]]
+                ),
+                "put them below each other, along axis 0": torch.cat(list(parts.values()), -1),
+            }
+        diagnose(found[name], tensor, wrong, name)

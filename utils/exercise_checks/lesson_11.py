@@ -234,3 +234,77 @@ def check_training_curves(read_curves):
         "the pair is known (left or right, up or down, approach or recede), the rest is a coin"
     )
     check_answers(read_curves(), right, hints)
+
+
+def check_train_step_in_parts(step, seed=0):
+    """`step(model, optimizer, parts, clip_norm)` moves the weights as one step on the whole batch."""
+    parts = [(random(n, 4, seed=seed + n) * 3, torch.arange(n) % 3) for n in (2, 5, 3 + seed)]
+    clip = 0.1 if seed % 2 else 100.0
+
+    class Model(nn.Module):  # without dropout: parts and whole must agree
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(seed)
+            self.linear, self.seen = nn.Linear(4, 3), []
+
+        def forward(self, x):
+            self.seen.append((len(x), self.training))
+            return self.linear(x)
+
+    def run(take):
+        model = Model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 0.7)  # left over from another step
+        model.eval()
+        return model, take(model, optimizer)
+
+    def variant(weight, forget=True, clip_it=True, each=False):
+        def take(model, optimizer):
+            if forget:
+                optimizer.zero_grad()
+            for inputs, targets in parts:
+                (F.cross_entropy(model(inputs), targets) * weight(len(targets))).backward()
+                if each:
+                    optimizer.step()
+            if clip_it:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+
+        return run(take)[0].linear.weight.detach()
+
+    clips = sum(len(targets) for _, targets in parts)
+
+    def share(n):
+        return n / clips
+
+    model, loss = run(lambda model, optimizer: step(model, optimizer, list(parts), clip))
+    assert all(mode for _, mode in model.seen), "put the model into training mode first"
+    counts = [n for n, _ in model.seen]
+    assert max(counts, default=0) < clips, "the whole batch went through at once; take part by part"
+    assert sum(counts) == clips, (
+        f"{clips} clips are in the parts, {sum(counts)} went through the model"
+    )
+    wrong = {
+        "the weights did not move: does the optimiser step, with gradients that are there?": Model().linear.weight,
+        "a part with more clips weighs more: average over all clips, not over parts": variant(
+            lambda n: 1 / len(parts)
+        ),
+        "the parts' means are added up: average over all clips": variant(lambda n: 1.0),
+        "gradients of an earlier step are added in: forget them first": variant(
+            share, forget=False
+        ),
+        "the gradients are not limited before they are used": variant(share, clip_it=False),
+        "one step at the end, not one for each part": variant(share, each=True),
+    }
+    diagnose(model.linear.weight, variant(share), wrong, "the weights after the step",
+             "forget once before the parts, then let the gradients add up")  # fmt: skip
+    start = Model()
+    means = [F.cross_entropy(start(x), y).item() for x, y in parts]
+    right = sum(mean * len(y) for mean, (_, y) in zip(means, parts)) / clips
+    wrong = {
+        "that is the last part's share": means[-1] * len(parts[-1][1]) / clips,
+        "a part with more clips weighs more": sum(means) / len(means),
+        "average over all clips": sum(means),
+    }
+    diagnose(loss, right, wrong, "the loss")
