@@ -142,7 +142,7 @@ def _page(entry, limits):
         )
         shown = "…" if points is None else f"{points:g}"
         rows.append(
-            (task.name, f"{shown} of {task.points:g}", said, entry.comments.get(task.name, ""))
+            (task.title, f"{shown} of {task.points:g}", said, entry.comments.get(task.name, ""))
         )
     total += " so far" * (entry.status == "waiting")
     given = (entry.student, entry.exercise.name, total, rows, _notes(entry))

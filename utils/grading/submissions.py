@@ -6,6 +6,7 @@ cannot is refused with a reason.
 """
 
 import json
+import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Task:
     """One line of the points table: "attend", its cells, and what it is worth."""
 
     name: str
+    title: str  # as its heading says, "2. Write attend"
     answer: str  # nbgrader's id of the answer cell
     graded: str  # … of the cell that holds the points: the check, or the answer itself
     points: float
@@ -71,15 +73,20 @@ def read_exercise(name):
     """The exercise called `name` ("05_attention"), from its student copy."""
     notebook = nbformat.read(exercises.release(name), as_version=4)
     cells = {marks(cell)["grade_id"]: cell for cell in notebook.cells if marks(cell)}
-    tasks, answer = [], None
-    for grade_id, cell in cells.items():
-        if marks(cell)["solution"]:
+    tasks, answer, title = [], None, ""
+    for cell in notebook.cells:
+        heading = re.match(r"## (\d+\. .*)", cell.source)
+        if heading and cell.cell_type == "markdown" and not marks(cell):
+            title = heading[1]
+        grade_id = marks(cell).get("grade_id")
+        if marks(cell).get("solution"):
             answer = grade_id
-        if marks(cell)["grade"]:
+        if marks(cell).get("grade"):
             by_hand = marks(cell)["solution"]
             short = grade_id.partition("-")[2]
             short = short if by_hand else short.removesuffix("-check")
-            tasks.append(Task(short, answer, grade_id, float(marks(cell)["points"]), by_hand))
+            points = float(marks(cell)["points"])
+            tasks.append(Task(short, title or short, answer, grade_id, points, by_hand))
     return Exercise(name, notebook, cells, tuple(tasks))
 
 
