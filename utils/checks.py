@@ -183,7 +183,7 @@ def check_attention(attention, seed=0):
 
 def check_to_patches(to_patches, seed=0):
     """`to_patches(video, patch_size)` cuts (b, t, c, height, width) into (b, t, h, w, c * patch²)."""
-    t, h, w, b = sizes(4, seed, of=(3, 2, 4, 5))
+    t, h, w, b = sizes(4, seed, of=(4, 2, 3, 5))
     patch, b = 2 + seed % 2, min(b, 2)
     video = torch.arange(b * t * 3 * h * w * patch**2, dtype=torch.float32)
     video = video.view(b, t, 3, h * patch, w * patch)
