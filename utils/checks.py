@@ -196,8 +196,8 @@ def check_to_patches(to_patches, seed=0):
     corner = video[-1, -1, :, patch : 2 * patch, 0:patch]
     found = patches[-1, -1, 1, 0]
     assert set(found.tolist()) == set(corner.flatten().tolist()), (
-        f"row 1, column 0 of the patch grid should hold the pixels of rows {patch} to {2 * patch - 1} "
-        f"and columns 0 to {patch - 1}, and no others"
+        f"row 1, column 0 of the patch grid should hold the pixels of rows {patch}-{2 * patch - 1} "
+        f"and columns 0-{patch - 1}, and no others"
     )
     assert torch.equal(found, corner.flatten()), "inside a patch the order is colour, row, column"
     for clip, frame, row, column in [
