@@ -201,15 +201,18 @@ def shortened(notebook):
 
 
 def test_every_lesson_runs_alone_as_in_colab_and_again(remote, tmp_path):
-    """An empty folder, one .ipynb, no course beside it; twice. Long lessons are shortened here; nbval runs them whole."""
+    """An empty folder, one .ipynb, no course beside it. Long lessons are shortened here; nbval runs them whole.
 
-    def run_twice(path):
+    Those that leave something in the cache, and the first, are run a second time.
+    """
+
+    def run_alone(path):
         folder = tmp_path / path.stem
         folder.mkdir()
         notebook = shortened(nbformat.read(path, as_version=4))
         (folder / path.name).write_text(nbformat.writes(notebook))
         command = [sys.executable, "-c", RUNNER, path.name]
-        for _ in range(2):
+        for _ in range(2 if path.stem[:2] in ("00", "10", "11", "12") else 1):
             run = subprocess.run(command, cwd=folder, env=remote, capture_output=True, text=True)
             if run.returncode:
                 return f"{path.stem}: {run.stderr[-2000:]}"
@@ -218,7 +221,7 @@ def test_every_lesson_runs_alone_as_in_colab_and_again(remote, tmp_path):
         return None if found == sorted([path.name, clone.name]) else f"{path.stem} left {found}"
 
     with ThreadPoolExecutor(2) as pool:
-        problems = [problem for problem in pool.map(run_twice, lessons()) if problem]
+        problems = [problem for problem in pool.map(run_alone, lessons()) if problem]
     assert not problems, "\n".join(problems)
 
 
