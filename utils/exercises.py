@@ -142,14 +142,17 @@ is wrong. When you are done, choose *Restart kernel and run all cells*, download
 
 
 def student_copy(folder):
-    """Copy the course without its solutions to a new `folder`, to be published as a fresh repository.
+    """Copy the course without its solutions to `folder`, to be published as a repository of its own.
 
     The files that git tracks are copied, as they are now; the history, which holds the solutions, is
-    not. SystemExit when the folder exists or this is not a git checkout; nothing is written then.
+    not. An earlier students' copy is brought up to date; its own history (.git) stays. SystemExit when
+    the folder holds something else, or this is not a git checkout; nothing is written then.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise SystemExit(f"{folder}: already there; choose a new folder")
+    folder = Path(folder).resolve()
+    page = folder / "notebooks" / "exercises" / "README.md"
+    earlier = page.is_file() and page.read_text(encoding="utf-8") == FOR_STUDENTS
+    if folder.exists() and not earlier:
+        raise SystemExit(f"{folder}: already there, and no students' copy; choose a new folder")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     files = [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
     if not files:
@@ -162,6 +165,11 @@ def student_copy(folder):
                 (whole / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, whole / name)
         (whole / "notebooks/exercises/README.md").write_text(FOR_STUDENTS, encoding="utf-8")
+        if earlier:
+            for place in folder.iterdir():
+                if place.name == ".git":
+                    os.rename(place, whole / ".git")
+            os.rename(folder, Path(part, "before"))  # removed with the temporary folder
         os.rename(whole, folder)
     return folder
 

@@ -5,6 +5,7 @@ OUT (default: FOLDER-graded, beside it):
 NAME/points.csv            a row a student: status, total, points per task, notes
 NAME/answers.csv           answers in words; fill in points and comments, and run the command again
 NAME/feedback/STUDENT.html what the student gets
+overview.csv               a row a student: the total of each exercise, and of all
 not_graded.csv             files that could not be graded, why, and what to do
 .records/                  what was run already; a submission that did not change is not run again
 
@@ -43,6 +44,10 @@ def grade(folder, out=None, seconds=60, minutes=10, memory=4):
     if int(seconds) < 1 or min(minutes, memory) <= 0:
         raise SystemExit("the limits should be larger than 0")
     folder, out = _places(folder, out)
+    if not (exercises.EXERCISES / "source").is_dir():
+        raise SystemExit(
+            f"{exercises.EXERCISES}: no solutions here, so nothing to grade with; run it in your private copy"
+        )
     if importlib.util.find_spec("nbgrader") is None:
         raise SystemExit('nbgrader is missing: pip install -e ".[instructor]"')
     limits = Limits(int(seconds), float(minutes), float(memory))
@@ -69,7 +74,8 @@ def _places(folder, out):
         )
     if out.is_relative_to(ROOT) and not out.is_relative_to(ROOT / "data" / "cache"):
         raise SystemExit(
-            f"{out}: the results must not be in the course's repository; choose another --out"
+            f"{out}: the results must not be in the course's repository; move the submissions out of it, "
+            "or choose an --out beside it"
         )
     return folder, out
 

@@ -25,6 +25,7 @@ class Entry:
     by_hand: dict = field(default_factory=dict)  # task -> points, where somebody gave them
     comments: dict = field(default_factory=dict)
     refused: Refused | None = None
+    changed: bool = False  # an answer in words is another one than the one that got points
 
     @property
     def points(self):
@@ -39,7 +40,7 @@ class Entry:
         """ "graded", "waiting" for points by hand, or "not graded"."""
         if not self.points:
             return "not graded"
-        return "waiting" if None in self.points.values() else "graded"
+        return "waiting" if self.changed or None in self.points.values() else "graded"
 
     @property
     def total(self):
@@ -73,13 +74,14 @@ def write(place, entries, tasks, rows, limits):
             if student == handgrading.safe(entry.student)
         }
         entry.notes += [f"{task}: {remark}" for task, remark in remarks.items() if remark]
+        entry.changed = handgrading.CHANGED in remarks.values()
     place.mkdir(parents=True, exist_ok=True)
     if tasks:
         write_whole(place / "answers.csv", handgrading.text(rows))
     names = [task.name for task in entries[0].exercise.tasks]
     lines = [
         (entry.student, entry.status, f"{entry.total:g}" if entry.points else "", f"{entry.out_of:g}",
-         *(_points(entry.points.get(name)) for name in names), "; ".join(_notes(entry)))
+         *(_points(entry.points.get(name)) for name in names), "; ".join(_notes(entry, limits)))
         for entry in entries
     ]  # fmt: skip
     write_whole(
@@ -111,7 +113,7 @@ def _points(points):
     return "" if points is None else f"{points:g}"
 
 
-def _notes(entry):
+def _notes(entry, limits):
     """Everything about an entry that its points do not say."""
     notes = entry.notes + (entry.run.notes if entry.run else [])
     if entry.refused:
@@ -124,7 +126,11 @@ def _notes(entry):
             f"{name} stopped the grader: {why}; it was taken out, and the rest graded without it",
         ]
     waits = [name for name, points in entry.points.items() if points is None]
-    return notes + [f"{name} waits to be graded by hand" for name in waits]
+    for task in entry.exercise.tasks:
+        said = "" if task.by_hand else feedback.what_it_said(task, entry.run, limits)
+        if said.startswith("took longer"):
+            notes = [*notes, f"{task.name} {said}"]
+    return notes + [f"{name} is still to be graded by hand" for name in waits]
 
 
 def _page(entry, limits):
@@ -145,12 +151,30 @@ def _page(entry, limits):
             (task.title, f"{shown} of {task.points:g}", said, entry.comments.get(task.name, ""))
         )
     total += " so far" * (entry.status == "waiting")
-    given = (entry.student, entry.exercise.name, total, rows, _notes(entry))
+    given = (entry.student, entry.exercise.name, total, rows, _notes(entry, limits))
     try:
         return feedback.page(*given, entry.run)
     except Exception as error:  # an output that cannot be drawn must not cost anybody the page
         entry.notes.append(f"the notebook could not be shown: {type(error).__name__}")
         return feedback.page(*given, None)
+
+
+def _overview(entries):
+    """A row a student: the total of each exercise, how many are not complete, and the share of all points."""
+    names = sorted({entry.exercise.name for entry in entries})
+    mine = {(entry.student, entry.exercise.name): entry for entry in entries}
+    out_of = sum({entry.exercise.name: entry.out_of for entry in entries}.values())
+    lines = []
+    for student in sorted({entry.student for entry in entries}, key=str.casefold):
+        theirs = [mine.get((student, name)) for name in names]
+        total = sum(entry.total for entry in theirs if entry)
+        unfinished = sum(entry is not None and entry.status != "graded" for entry in theirs)
+        shown = [f"{entry.total:g}" if entry and entry.points else "" for entry in theirs]
+        lines.append(
+            (student, *shown, f"{total:g}", f"{out_of:g}", f"{total / out_of:.0%}", str(unfinished))
+        )
+    columns = ("student", *names, "total", "out_of", "share", "waiting or not graded")
+    return handgrading.table(columns, lines)
 
 
 def report(entries, unknown, folder, out):
@@ -161,6 +185,7 @@ def report(entries, unknown, folder, out):
         for student, path, refused in sorted(missed, key=lambda line: str(line[1]))
     ]
     out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "overview.csv", _overview(entries))
     write_whole(
         out / "not_graded.csv",
         handgrading.table(("file", "student", "reason", "what to do"), lines),

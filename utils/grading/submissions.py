@@ -5,6 +5,7 @@ drops a notebook's own metadata. What can be put back without guessing is put ba
 cannot is refused with a reason.
 """
 
+import ast
 import json
 import re
 import unicodedata
@@ -185,7 +186,7 @@ def check_file(path, known):
         )
     cells = [cell | {"id": grade_id} for cell, grade_id in zip(cells, ids)]
     try:
-        for mend in (_unknown, _duplicates, _missing, _edited):
+        for mend in (_unknown, _duplicates, _missing, _edited, _words_elsewhere):
             cells = mend(cells, exercise, notes)
     except Refused as refused:
         refused.exercise = exercise
@@ -273,18 +274,63 @@ def _missing(cells, exercise, notes):
     return cells
 
 
+def _added_imports(cell, original):
+    """The imports that a learner has added to a given cell: no reason to lose points over."""
+    try:
+        mine, given = (ast.parse(text).body for text in (cell["source"], original.source))
+    except SyntaxError:
+        return ""
+    known = {ast.dump(node) for node in given}
+    nodes = [node for node in mine if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(ast.unparse(node) for node in nodes if ast.dump(node) not in known)
+
+
+def _words_elsewhere(cells, exercise, notes):
+    """An answer in words that was written into a text cell below the given one is an answer, too."""
+    cells = [dict(cell) for cell in cells]
+    for task in exercise.tasks:
+        place = next((n for n, cell in enumerate(cells) if cell["id"] == task.answer), None)
+        if not task.by_hand or place is None:
+            continue
+        if not _same(cells[place]["source"], exercise.cells[task.answer].source):
+            continue
+        below = []
+        for cell in cells[place + 1 :]:
+            if cell["id"] is not None or cell["cell_type"] != "markdown":
+                break
+            below.append(cell["source"])
+        given = [original.source for original in exercise.notebook.cells]
+        below = [
+            text for text in below if text.strip() and not any(_same(text, one) for one in given)
+        ]
+        if below:
+            cells[place]["source"] = "\n\n".join(below)
+            notes.append(
+                f"the answer to {task.name} stood in a text cell below the given one; it was taken"
+            )
+    return cells
+
+
 def _edited(cells, exercise, notes):
+    added = []
     for cell in cells:
         original = exercise.cells.get(cell["id"])
         if original is None:
             continue
         if not marks(original)["solution"] and not _same(cell["source"], original.source):
             notes.append(f"the cell {cell['id']} was edited; the original was run in its place")
+            if not marks(original)["grade"] and (imports := _added_imports(cell, original)):
+                own = {"cell_type": "code", "source": imports, "metadata": {}, "attachments": None}
+                added.append((cell, own | {"id": None}))
+                notes[-1] += ", then the imports that were added"
         if cell["cell_type"] != original.cell_type:
             notes.append(f"the cell {cell['id']} had been turned into {cell['cell_type']}")
     order = [cell["id"] for cell in cells if cell["id"]]
     if order != list(exercise.cells):
         notes.append("the given cells stand in another order than in the exercise")
+    cells = list(cells)
+    for cell, own in added:
+        cells.insert(next(n for n, one in enumerate(cells) if one is cell) + 1, own)
     return cells
 
 

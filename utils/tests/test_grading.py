@@ -22,6 +22,8 @@ from utils.course import ROOT, main
 from utils.grading import guard, handgrading, reports
 from utils.grading.submissions import Refused, check_file, handed_in, marks, read_exercise
 
+if not (exercises.EXERCISES / "source").is_dir():
+    pytest.skip("a students' copy, without solutions", allow_module_level=True)
 NAME = "05_attention"
 EXERCISE = read_exercise(NAME)
 SOURCE = nbformat.read(exercises.source(NAME), as_version=4)
@@ -313,13 +315,13 @@ def test_points_of_each_task(table, student):
     assert float(table[student]["out_of"]) == sum(POINTS.values())
     waits = EXPECTED[student]["words"] is None
     assert table[student]["status"] == ("waiting" if waits else "graded")
-    assert ("words waits to be graded by hand" in table[student]["notes"]) == waits
+    assert ("words is still to be graded by hand" in table[student]["notes"]) == waits
 
 
 @pytest.mark.parametrize(
     "student, note",
     {
-        "Ada Lövelace_123_assignsubmission_file": r"^words waits to be graded by hand$",
+        "Ada Lövelace_123_assignsubmission_file": r"^words is still to be graded by hand$",
         "empty": r"^$",
         "hog": r"05-attend stopped the grader: it needed more than 2 GB of memory; it was taken out",
         "killer": r"05-attend stopped the grader: it ended the Python that ran it",
@@ -739,3 +741,43 @@ def test_wrong_folders_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(grading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r'pip install -e "\.\[instructor\]"'):
         main(["grade", str(tmp_path)])
+
+
+# Honest students ---------------------------------------------------------------------------------------
+
+
+def checked(tmp_path, notebook):
+    path = tmp_path / "anybody.ipynb"
+    nbformat.write(notebook, path)
+    return check_file(path, [EXERCISE])
+
+
+def test_imports_added_to_a_given_cell_are_kept(tmp_path):
+    notebook = copy.deepcopy(EXERCISE.notebook)
+    cell_of(notebook, "05-imports").source += "\nimport numpy as np\nprint('hello')"
+    found = checked(tmp_path, notebook)
+    place = next(
+        n for n, c in enumerate(found.notebook.cells) if marks(c).get("grade_id") == "05-imports"
+    )
+    assert found.notebook.cells[place].source == EXERCISE.cells["05-imports"].source
+    assert found.notebook.cells[place + 1].source == "import numpy as np"
+    assert any("then the imports that were added" in note for note in found.notes)
+    cell_of(notebook, "05-attend-check").source += "\nimport numpy as np"  # a check is a check
+    assert len(checked(tmp_path, notebook).notebook.cells) == len(found.notebook.cells)
+
+
+def test_words_below_the_given_cell_are_an_answer(tmp_path):
+    notebook = copy.deepcopy(EXERCISE.notebook)
+    notebook.cells.append(nbformat.v4.new_markdown_cell(WORDS))
+    found = checked(tmp_path, notebook)
+    assert cell_of(found.notebook, "05-words").source == WORDS
+    assert any("stood in a text cell below" in note for note in found.notes)
+    cell_of(notebook, "05-words").source = "My answer."
+    assert cell_of(checked(tmp_path, notebook).notebook, "05-words").source == "My answer."
+
+
+def test_a_students_copy_says_that_it_cannot_grade(tmp_path, monkeypatch):
+    (tmp_path / "hand-ins").mkdir()
+    monkeypatch.setattr(exercises, "EXERCISES", tmp_path)
+    with pytest.raises(SystemExit, match="no solutions here"):
+        grading.grade(tmp_path / "hand-ins")
