@@ -759,7 +759,6 @@ def test_imports_added_to_a_given_cell_are_kept(tmp_path):
     place = next(
         n for n, c in enumerate(found.notebook.cells) if marks(c).get("grade_id") == "05-imports"
     )
-    assert found.notebook.cells[place].source == EXERCISE.cells["05-imports"].source
     assert found.notebook.cells[place + 1].source == "import numpy as np"
     assert any("then the imports that were added" in note for note in found.notes)
     cell_of(notebook, "05-attend-check").source += "\nimport numpy as np"  # a check is a check
