@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.diagnose import check_shape, close, diagnose, numbers, random, sizes
+from utils.diagnose import check_dropout, check_shape, close, diagnose, numbers, random, sizes
 from utils.exercise_checks import *  # noqa: F403
-from utils.exercise_checks.lesson_04 import dropped
 
 
 def check_prenorm(prenorm, seed=0):
@@ -120,7 +119,7 @@ def check_feedforward(feedforward, seed=0):
         }  # fmt: skip
         diagnose(y, layers[1](value * F.gelu(gate)), wrong, "FeedForward's output in eval mode",
                  "it should be linear, GEGLU, (dropout,) linear, and nothing else")  # fmt: skip
-        dropped(module, layers[1], dim, 0.5)
+        check_dropout(module, layers[1], dim, 0.5)
 
 
 def check_attend(attend, seed=0):

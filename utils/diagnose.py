@@ -172,3 +172,29 @@ def check_answers(found, right, hints=None, tolerance=0.005):
         assert near or found[key] == value, (
             f"{key!r}: {found[key]!r} is not right. {hint[0].upper()}{hint[1:]}"
         )
+
+
+def check_dropout(module, layer, dim, p):
+    """What `layer` of a training `module` gets is dropped with probability p, and made up for."""
+    seen = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    x = random(1, dim).expand(400, dim)
+    module.train()
+    out = module(x)
+    module.eval()
+    module(x)
+    handle.remove()
+    assert len(seen) == 2, "the second linear layer should be called once in each pass"
+    zeros = (seen[0] == 0).double().mean().item()
+    assert zeros > 0.02, (
+        "what goes into the second layer was not dropped: the dropout stands between GEGLU and it"
+    )
+    assert abs(zeros - p) < 0.1, (
+        f"with dropout={p} the second layer's input should be zero in {p:.0%} of its places, it is in {zeros:.0%}"
+    )
+    kept = seen[0] != 0
+    ratio = (seen[0][kept] / seen[1][kept]).median().item()
+    assert abs(ratio - 1 / (1 - p)) < 0.01, (
+        "what is not dropped should grow by 1 / (1 - p), so that the mean stays: F.dropout does that"
+    )
+    assert not (out == 0).any(), "the output itself is dropped too: one dropout is enough"

@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from utils.diagnose import check_answers, diagnose, random, sizes
+from utils.puzzles import STACKS
 
 
 def check_difference_by_hand(by_hand):
@@ -93,8 +94,6 @@ def check_read_curves(read_curves):
         "C": "lay a ruler along it",
         "D": "a norm makes each token the same size; does that make two equal tokens different? Draw it",
     }
-    from utils.puzzles import STACKS
-
     check_answers(answers, {name: kind["fall"] for name, kind in STACKS.items()}, hints)
 
 

@@ -4,7 +4,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.diagnose import check_answers, close, diagnose, number, numbers, random, sizes, unpack
+from utils.diagnose import (
+    check_answers,
+    check_dropout,
+    close,
+    diagnose,
+    number,
+    numbers,
+    random,
+    sizes,
+    unpack,
+)
+from utils.model import FeedForward
 
 
 def check_count(count, seed=0):
@@ -19,32 +30,6 @@ def check_count(count, seed=0):
         "the second layer has biases too": dim * 2 * wide + 2 * wide + wide * dim,
     }  # fmt: skip
     diagnose(count(dim, mult), right, wrong, f"count({dim}, {mult})")
-
-
-def dropped(module, layer, dim, p):
-    """What `layer` of a training `module` gets is dropped with probability p, and made up for."""
-    seen = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    x = random(1, dim).expand(400, dim)
-    module.train()
-    out = module(x)
-    module.eval()
-    module(x)
-    handle.remove()
-    assert len(seen) == 2, "the second linear layer should be called once in each pass"
-    zeros = (seen[0] == 0).double().mean().item()
-    assert zeros > 0.02, (
-        "what goes into the second layer was not dropped: the dropout stands between GEGLU and it"
-    )
-    assert abs(zeros - p) < 0.1, (
-        f"with dropout={p} the second layer's input should be zero in {p:.0%} of its places, it is in {zeros:.0%}"
-    )
-    kept = seen[0] != 0
-    ratio = (seen[0][kept] / seen[1][kept]).median().item()
-    assert abs(ratio - 1 / (1 - p)) < 0.01, (
-        "what is not dropped should grow by 1 / (1 - p), so that the mean stays: F.dropout does that"
-    )
-    assert not (out == 0).any(), "the output itself is dropped too: one dropout is enough"
 
 
 def check_repaired_feedforward(feedforward, seed=0):
@@ -69,7 +54,7 @@ def check_repaired_feedforward(feedforward, seed=0):
     assert not close(module(x), module(x)), (
         "in training two calls should differ: dropout does nothing"
     )
-    dropped(module, module.second, dim, p)
+    check_dropout(module, module.second, dim, p)
 
 
 def check_as_one_layer(as_one_layer, seed=0):
@@ -117,8 +102,6 @@ def check_mlp_share(mlp_share):
 
 def check_as_convolutions(as_convolutions, seed=0):
     """`as_convolutions(net)` gives what a FeedForward gives, by convolutions of width 1."""
-    from utils.model import FeedForward
-
     b, n, dim = sizes(3, seed, of=(2, 4, 6, 3))
     torch.manual_seed(seed)
     net, x = FeedForward(dim, mult=2).eval(), random(b, n, dim, seed=seed)

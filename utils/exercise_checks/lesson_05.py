@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from utils.diagnose import check_answers, diagnose, numbers, random, sizes, unpack
+from utils.puzzles import HEADS
 
 
 def check_by_hand(by_hand):
@@ -80,8 +81,6 @@ def check_attention_cost(cost, seed=0):
 
 def check_read_maps(read_maps):
     """`read_maps()` names the head for each description of the exercise's four attention maps."""
-    from utils.puzzles import HEADS
-
     right = {what: head for head, what in HEADS.items()}
     hints = {
         "looks at the frame before": "query 5 should be bright at key 4, query 6 at key 5",

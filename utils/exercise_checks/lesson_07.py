@@ -15,6 +15,7 @@ from utils.diagnose import (
     unpack,
     whole,
 )
+from utils.puzzles import STEPS, seen_by
 
 AXES = ("(b t) (h w)", "b (t h w)", "(b h w) t", "(b t h) w", "(b t w) h", "(b w) (t h)")
 
@@ -168,8 +169,6 @@ def check_read_reach(read_reach):
         "local sees": "half of the rows, half of the columns, all four frames",
         "global sees": "half of the frames, half of the rows, half of the columns",
     }
-    from utils.puzzles import STEPS, seen_by
-
     right = {name: letter for letter, (name, _) in STEPS.items()}
     right |= {f"{name} sees": int(seen_by(right[name]).sum()) for name in ("local", "global")}
     check_answers(read_reach(), right, hints)

@@ -4,6 +4,7 @@ import torch
 from einops import rearrange, reduce, repeat
 
 from utils.diagnose import check_answers, diagnose, random, sizes, unpack
+from utils.model import AttentionStep, Step
 
 
 def _mixing(seed, d):
@@ -218,8 +219,6 @@ def check_divided_block(divided_block, seed=0):
 
 def check_asleep(asleep):
     """`asleep()` predicts what a fresh time step does and learns; compared with a measurement."""
-    from utils.model import AttentionStep, Step
-
     torch.manual_seed(0)
     step = AttentionStep(6, 2, Step("(b h w) t", with_class=False, extra=True))
     optimizer = torch.optim.SGD(step.parameters(), lr=0.1)

@@ -18,12 +18,11 @@ from utils.diagnose import (
     unpack,
     whole,
 )
+from utils.model import TimeSformer, count_parameters
 
 
 def check_parameters(parameters, seed=0):
     """`parameters(…)` counts a divided TimeSformer with the plain MLP, part by part."""
-    from utils.model import TimeSformer, count_parameters
-
     classes, frames, side, d = sizes(4, seed, of=(11, 5, 3, 7))
     depth, patch = 2 + seed % 2, 4
     with torch.device("meta"):
@@ -51,8 +50,6 @@ def check_parameters(parameters, seed=0):
 
 def check_forward(forward, seed=0):
     """`forward(video, embedding, blocks, norm, head)` is the model's forward pass."""
-    from utils.model import TimeSformer
-
     torch.manual_seed(seed)
     model = TimeSformer(5, 8, 3, 4, dim=6, depth=2 + seed % 3, heads=2).eval()
     for parameter in model.parameters():
@@ -166,8 +163,6 @@ def check_space_forward(space_forward, seed=0):
 
 def check_tells_a_shuffle(tells_a_shuffle):
     """`tells_a_shuffle()` predicts which models notice another order of frames; tried out here."""
-    from utils.model import TimeSformer
-
     right = {}
     cases = {
         "divided": ("divided", None),

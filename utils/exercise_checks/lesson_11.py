@@ -14,6 +14,9 @@ from utils.diagnose import (
     random,
     unpack,
 )
+from utils.motion import make_clips
+from utils.puzzles import RUNS
+from utils.training import to_video
 
 
 def check_losses(losses, seed=0):
@@ -81,8 +84,6 @@ def check_learning_rate(learning_rate, seed=0):
 
 def check_mirror(mirror, seed=0):
     """`mirror(clips, labels)` exchanges left and right, in the clips and in the labels."""
-    from utils.motion import make_clips
-
     clips, labels = make_clips(12, seed)
     kept, kept_labels = clips.copy(), labels.copy()
     found, after = unpack(mirror(clips, labels), "the clips", "the labels")
@@ -174,8 +175,6 @@ def check_train_step(train_step, seed=0):
 
 def check_accuracy(accuracy, seed=0):
     """`accuracy(model, clips, labels)` is a share, measured in eval mode, leaving no trace."""
-    from utils.training import to_video
-
     rng = np.random.default_rng(seed)
     clips = rng.integers(0, 256, (40, 2, 4, 4, 3), dtype=np.uint8)
     torch.manual_seed(seed)
@@ -218,8 +217,6 @@ def check_accuracy(accuracy, seed=0):
 
 def check_training_curves(read_curves):
     """`read_curves()` names the runs of the exercise's picture."""
-    from utils.puzzles import RUNS
-
     names = {
         "the recipe": ("the recipe", "which line reaches the top, and for every seed?"),
         "frames never meet (space only)": ("space only", "no motion can be seen, so one class of six is a guess"),
