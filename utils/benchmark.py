@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.paths import ROOT
 from utils.video import VIDEO_SUFFIXES, VideoError, count_frames, read_frames, sample_indices
 
-ROOT = Path(__file__).resolve().parents[1]
 HDR, BT709 = (16, 18), 1  # transfer curves in ITU-T H.273; OpenCV maps the first two to the third
 
 

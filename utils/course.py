@@ -11,7 +11,6 @@ slides [LESSON …] [--out FOLDER] [--offline] [--reveal PREFIX]   lecture slide
 
 import argparse
 import hashlib
-import os
 import re
 import sys
 import time
@@ -20,7 +19,8 @@ from pathlib import Path
 
 import nbformat
 
-ROOT = Path(__file__).resolve().parents[1]
+from utils.paths import ROOT, write_text
+
 NOTEBOOKS = ROOT / "notebooks"
 
 # The first code cell of every lesson, to the letter (a test compares them).
@@ -42,7 +42,9 @@ if str(course) not in sys.path:
 
 def repository():
     """The repository's address, as pyproject.toml gives it: "https://github.com/OWNER/NAME"."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"][
+        "Repository"
+    ]
 
 
 def badge(path, repo):
@@ -55,20 +57,6 @@ def badge(path, repo):
 def lessons():
     """The lessons in reading order."""
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-
-
-def write_whole(path, text):
-    """Write a text file that is either there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def execute(names=()):
@@ -97,7 +85,7 @@ def execute(names=()):
         client.execute()
         seconds = time.perf_counter() - started
         total += seconds
-        write_whole(path, nbformat.writes(tidy(notebook)) + "\n")
+        write_text(path, nbformat.writes(tidy(notebook)) + "\n")
         print(f"{path.stem:28} {seconds:6.1f} s", flush=True)
     print(f"{'all together':28} {total:6.1f} s")
 
@@ -159,7 +147,7 @@ def set_repo(url):
             text = re.sub(re.escape(prefix + old_slug) + r"(?![\w-])", prefix + new_slug, text)
         if path.suffix == ".ipynb" and '"checksum"' in text:
             text = _with_new_checksums(text)
-        write_whole(path, text)
+        write_text(path, text)
     print(f"{len(files)} files now point at {new}")
 
 

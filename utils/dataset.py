@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import safe_open, save_file
 from tqdm.auto import tqdm
 
+from utils.paths import whole_file
 from utils.video import VIDEO_SUFFIXES, VideoError, read_frames
 
 
@@ -83,15 +84,9 @@ class VideoFolder:
         clips = self._decode(progress)
         labels = np.array(self.labels, dtype=np.int64)
         if cache is not None:
-            cache = Path(cache)
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            part = cache.with_name(f".{cache.name}.{os.getpid()}.part")
-            try:
-                metadata = {"fingerprint": fingerprint, "sha256": _digest(clips, labels)}
+            metadata = {"fingerprint": fingerprint, "sha256": _digest(clips, labels)}
+            with whole_file(cache) as part:
                 save_file({"clips": clips, "labels": labels}, part, metadata)
-                os.replace(part, cache)
-            finally:
-                part.unlink(missing_ok=True)
         return clips, labels
 
     def _decode(self, progress):

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import nbformat
 
-from utils.course import NOTEBOOKS, ROOT, write_whole
+from utils.course import NOTEBOOKS
+from utils.paths import ROOT, write_text
 
 EXERCISES = NOTEBOOKS / "exercises"
 STUB = 'raise NotImplementedError("write your answer here")'  # as in nbgrader_config.py
@@ -125,7 +126,7 @@ def make_release(names=(), into=None):
                 target = into / name / path.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 notebook = nbformat.read(path, as_version=4)
-                write_whole(target, nbformat.writes(notebook) + "\n")
+                write_text(target, nbformat.writes(notebook) + "\n")
     return [into / name / f"{name}_exercises.ipynb" for name in names]
 
 

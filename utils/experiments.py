@@ -30,8 +30,9 @@ from utils.dataset import VideoFolder
 from utils.grids import GRIDS, turn_only
 from utils.model import TimeSformer
 from utils.motion import CLASSES, augment, make_clip, make_counter, write_dataset
+from utils.paths import DATA, cache_folder, write_text
 from utils.rollout import attention_rollout
-from utils.tables import CACHE, DATA, machine, write_whole
+from utils.tables import machine
 from utils.training import evaluate, fit, load_model, predict, save_model
 from utils.variants import no_time, random_time, small_time
 from utils.video import read_frames, write_video
@@ -46,9 +47,9 @@ def motion_data(split="train", progress=True):
 
     Shapes: -> clips (n, 8, 32, 32, 3) uint8, labels (n,) int64; n is 3000 ("train") or 600 ("test").
     """
-    root = write_dataset(CACHE / "motion")
+    root = write_dataset(cache_folder() / "motion")
     folder = VideoFolder(root / split, MODEL["num_frames"], MODEL["image_size"], classes=CLASSES)
-    return folder.load(CACHE / f"motion_{split}.safetensors", progress)
+    return folder.load(cache_folder() / f"motion_{split}.safetensors", progress)
 
 
 def train_motion(
@@ -72,7 +73,7 @@ def _measure(results, variant, seed, stored, **how):
     """Train one variant with one seed and add a line to the results file; skip what is there."""
     if any(row["variant"] == variant and row["seed"] == seed for row in stored["rows"]):
         return None
-    run = CACHE / f"{variant.replace(' ', '_')}_{seed}.run.safetensors"
+    run = cache_folder() / f"{variant.replace(' ', '_')}_{seed}.run.safetensors"
     resumed = run.exists()  # then the seconds below are not those of a whole run
     model, history, seconds = train_motion(seed, checkpoint=run, **how)
     row = dict(
@@ -83,7 +84,7 @@ def _measure(results, variant, seed, stored, **how):
         train_accuracy=[round(epoch["accuracy"], 4) for epoch in history],
     )
     stored["rows"].append(row)
-    write_whole(results, json.dumps(stored, indent=1) + "\n")
+    write_text(results, json.dumps(stored, indent=1) + "\n")
     run.unlink()
     print(f"{variant}, seed {seed}: {row['test_accuracy']:.1%}, {row['seconds']} s", flush=True)
     return model, row

@@ -2,14 +2,12 @@
 
 import json
 import math
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from utils.model import AttentionStep, Step
-
-DATA = Path(__file__).resolve().parents[1] / "data"
+from utils.paths import DATA
 
 # Lesson 01: four stacks, and what is taken from them. "fall": what the picture shows.
 STACKS = {

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from utils import tables
+from utils import paths, tables
 from utils.grids import AUGMENT, BUDGET, GRIDS, SEEDS, SIZES, task_clips
 from utils.tables import line_name, machine, row_key
 from utils.training import evaluate, fit, save_model, to_video
@@ -55,7 +55,7 @@ def _place(run, seed):
     """Where a run keeps what it needs to go on: named by all that decides its result."""
     setting = json.dumps([run.task, seed, run.setting()], sort_keys=True)
     name = hashlib.sha256(setting.encode()).hexdigest()[:16]
-    return tables.CACHE / "experiments" / f"{name}.run.safetensors"
+    return paths.cache_folder() / "experiments" / f"{name}.run.safetensors"
 
 
 def train_row(name, index, seed, checkpoint=None):

@@ -13,7 +13,6 @@ slide_output: "hide", "text", "pictures"    nothing of what came out, or only th
 """
 
 import hashlib
-import os
 import re
 import tarfile
 import urllib.error
@@ -24,10 +23,9 @@ from pathlib import Path
 import nbformat
 from nbconvert import SlidesExporter
 
-from utils.course import ROOT, lessons
+from utils.course import lessons
+from utils.paths import cache_folder, whole_file, write_text
 
-OUT = ROOT / "data" / "cache" / "slides"
-PACKAGES = ROOT / "data" / "cache" / "reveal"  # what --offline puts into the pages
 TEMPLATE = Path(__file__).with_name("slides.html.j2")
 REVEAL, MATHJAX = "reveal.js-5.2.1.tgz", "mathjax-3.2.2.tgz"
 SHA512 = {  # of what npm has: `npm view PACKAGE dist.integrity`, in hexadecimal
@@ -155,14 +153,16 @@ def deck(notebook):
 
 def packages():
     """The texts that a page without a network needs; the two packages are fetched once, and checked."""
-    folder = PACKAGES
+    folder = cache_folder() / "reveal"
     for name, digest in SHA512.items():
         file = folder / name
         if not file.exists():
             print("fetching", address(name), flush=True)
             try:
                 with urllib.request.urlopen(address(name), timeout=60) as answer:
-                    _write(file, answer.read())
+                    data = answer.read()
+                with whole_file(file) as part:
+                    part.write_bytes(data)
             except (urllib.error.URLError, TimeoutError) as error:
                 raise SystemExit(f"cannot fetch {address(name)} ({error}); with another machine's "
                                  f"browser download it and put it into {folder}") from None  # fmt: skip
@@ -174,13 +174,6 @@ def packages():
             text = archive.extractfile(member).read().decode()
         texts[key] = text.replace("</script", r"<\/script")
     return texts
-
-
-def _write(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 def choose(names):
@@ -196,7 +189,8 @@ def choose(names):
 
 def make(names=(), out=None, reveal=None, offline=False):
     """Write one page a lesson to the folder `out`. `reveal`: where reveal.js is, an address or a path."""
-    out, inside = Path(out or OUT), packages() if offline else {}
+    out = Path(out or cache_folder() / "slides")
+    inside = packages() if offline else {}
     exporter = SlidesExporter(template_file=str(TEMPLATE), exclude_input_prompt=True,
                               exclude_output_prompt=True, exclude_anchor_links=True)  # fmt: skip
     exporter.reveal_url_prefix = reveal or f"https://unpkg.com/reveal.js@{REVEAL[10:-4]}"
@@ -205,5 +199,5 @@ def make(names=(), out=None, reveal=None, offline=False):
         resources = {"metadata": {"name": path.stem}, "inside": inside}
         page, _ = exporter.from_notebook_node(deck(notebook), resources)
         file = out / f"{path.stem}.html"
-        _write(file, page.encode())
+        write_text(file, page)
         print(f"{file}  {len(slides(notebook))} slides", flush=True)

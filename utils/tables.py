@@ -7,17 +7,14 @@ per line and seed. `utils/runs.py` fills them.
 import json
 import os
 import platform
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from utils.course import write_whole
 from utils.grids import GRIDS, SEEDS
+from utils.paths import DATA, write_text
 
-DATA = Path(__file__).resolve().parents[1] / "data"
-CACHE = DATA / "cache"
 RESULTS = DATA / "experiments"
 
 
@@ -66,7 +63,7 @@ def save(stored):
  ]
 }}
 """
-    write_whole(RESULTS / f"{stored['experiment']}.json", text)
+    write_text(RESULTS / f"{stored['experiment']}.json", text)
 
 
 def verify(stored):

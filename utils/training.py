@@ -8,7 +8,6 @@ no code.
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from utils.model import TimeSformer
+from utils.paths import whole_file
 
 MEAN, STD = 0.45, 0.225  # of the colour channels; the values of the authors' released code
 
@@ -141,18 +141,9 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     return history
 
 
-def _save_atomically(tensors, path, metadata):
-    """All or nothing: the file takes its name only when every byte is on the disk."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
+def _save(tensors, path, metadata):
+    with whole_file(path) as part:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata)
-        with open(part, "rb+") as file:  # some systems flush only what may be written
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_run(path, model, optimizer, run, step, history, sums):
@@ -161,7 +152,7 @@ def save_run(path, model, optimizer, run, step, history, sums):
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     place = dict(run=run, step=step, history=history, sums=sums)
-    _save_atomically(tensors, path, {"place": json.dumps(place)})
+    _save(tensors, path, {"place": json.dumps(place)})
 
 
 def load_run(path, model, optimizer, run):
@@ -197,7 +188,7 @@ def load_run(path, model, optimizer, run):
 
 def save_model(model, path, **notes):
     """Save weights, sizes and `notes` (class names, accuracy, …; anything JSON can hold)."""
-    _save_atomically(
+    _save(
         model.state_dict(), path, {"config": json.dumps(model.config), "notes": json.dumps(notes)}
     )
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.paths import whole_file
+
 # OpenCV and FFmpeg complain to the terminal about every damaged file; a VideoError says it better.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -257,15 +259,14 @@ def write_video(path, frames, fps=8.0, codec=None):
             f"{path}: no codec for the suffix {path.suffix!r}; use one of {', '.join(CODECS)}"
         )
     t, height, width, _ = frames.shape
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    if not path.parent.is_dir():
+        raise VideoError(f"{path}: there is no folder {path.parent}")
+    with whole_file(path, flush=False) as part:
         writer = cv2.VideoWriter(
             str(part), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (width, height)
         )
         if not writer.isOpened():
-            raise VideoError(
-                f"{path}: OpenCV cannot write {codec} into {path.suffix} here (does the folder exist?)"
-            )
+            raise VideoError(f"{path}: OpenCV cannot write {codec} into {path.suffix} here")
         for frame in frames:
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         writer.release()
@@ -279,6 +280,3 @@ def write_video(path, frames, fps=8.0, codec=None):
                 f"{path}: {t} frames of {height} x {width} went in, "
                 f"{count} of {kept[0].shape[0]} x {kept[0].shape[1]} came out ({codec})"
             )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -26,11 +26,11 @@ from pathlib import Path
 import nbformat
 
 from utils import exercises
-from utils.course import ROOT, write_whole
 from utils.grading import handgrading, reports
 from utils.grading.reports import Entry, file_name, printable
 from utils.grading.sandbox import Grader, Limits, Run
 from utils.grading.submissions import Refused, check_file, handed_in, read_exercise
+from utils.paths import ROOT, write_text
 
 
 def grade(folder, out=None, seconds=60, minutes=10, memory=4):
@@ -244,4 +244,4 @@ def _recorded(out, entry, limits):
 def _record(out, entry, limits):
     path = _record_path(out, entry)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps({"key": _key(entry, limits), "run": asdict(entry.run)}))
+    write_text(path, json.dumps({"key": _key(entry, limits), "run": asdict(entry.run)}))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from utils.course import ROOT
+from utils.paths import ROOT
 
 # What the grader's processes see of the environment: no tokens, no settings of the instructor's.
 KEPT = (

@@ -6,10 +6,10 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.course import write_whole
 from utils.grading import feedback, handgrading
 from utils.grading.sandbox import Run
 from utils.grading.submissions import Exercise, Refused, marks
+from utils.paths import write_text
 
 
 @dataclass
@@ -77,14 +77,14 @@ def write(place, entries, tasks, rows, limits):
         entry.changed = handgrading.CHANGED in remarks.values()
     place.mkdir(parents=True, exist_ok=True)
     if tasks:
-        write_whole(place / "answers.csv", handgrading.text(rows))
+        write_text(place / "answers.csv", handgrading.text(rows))
     names = [task.name for task in entries[0].exercise.tasks]
     lines = [
         (entry.student, entry.status, f"{entry.total:g}" if entry.points else "", f"{entry.out_of:g}",
          *(_points(entry.points.get(name)) for name in names), "; ".join(_notes(entry, limits)))
         for entry in entries
     ]  # fmt: skip
-    write_whole(
+    write_text(
         place / "points.csv",
         handgrading.table(("student", "status", "total", "out_of", *names, "notes"), lines),
     )
@@ -95,7 +95,7 @@ def write(place, entries, tasks, rows, limits):
         if page.name not in written:
             page.unlink()  # its submission is gone
     for entry in entries:
-        write_whole(pages / f"{file_name(entry.student)}.html", _page(entry, limits))
+        write_text(pages / f"{file_name(entry.student)}.html", _page(entry, limits))
 
 
 def _answers(entries):
@@ -185,8 +185,8 @@ def report(entries, unknown, folder, out):
         for student, path, refused in sorted(missed, key=lambda line: str(line[1]))
     ]
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "overview.csv", _overview(entries))
-    write_whole(
+    write_text(out / "overview.csv", _overview(entries))
+    write_text(
         out / "not_graded.csv",
         handgrading.table(("file", "student", "reason", "what to do"), lines),
     )

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import nbformat
 
-from utils.course import NOTEBOOKS, ROOT
+from utils.course import NOTEBOOKS
 from utils.grading.processes import Process
 from utils.grading.submissions import marks
+from utils.paths import ROOT
 
 ROUNDS = 3  # answers that may stop the grader before it gives up on a notebook
 
