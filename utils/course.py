@@ -26,13 +26,19 @@ NOTEBOOKS = ROOT / "notebooks"
 # The first code cell of every lesson, to the letter (a test compares them).
 SETUP_CELL = """\
 # Set-up: find the course, or fetch it once where this notebook came alone (Colab, Kaggle, a download).
-import subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
 
 REPO = "{repo}"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: its threads sleep while they wait
+
+def is_course(place):
+    file = place / "utils" / "model.py"
+    return file.is_file() and b"TimeSformer from scratch" in file.read_bytes()
+
 here = Path.cwd()
 places = [*(here, *here.parents), here / Path(REPO).name]
-course = next((p for p in places if (p / "utils" / "course.py").is_file()), None)
+course = next(filter(is_course, places), None)
 if course is None:
     course = places[-1]
     subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(course)], check=True)
