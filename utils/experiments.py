@@ -20,53 +20,20 @@ again, or of the one named, and compares.
 import argparse
 import json
 import os
-import time
 
 import numpy as np
 import torch
 
 from utils import plots, runs, tables
-from utils.dataset import VideoFolder
 from utils.grids import GRIDS, turn_only
-from utils.model import TimeSformer
-from utils.motion import CLASSES, augment, make_clip, make_counter, write_dataset
+from utils.motion import CLASSES, make_clip, make_counter
 from utils.paths import DATA, cache_folder, write_text
+from utils.recipe import MODEL, RECIPE, motion_data, train_motion
 from utils.rollout import attention_rollout
 from utils.tables import machine
-from utils.training import evaluate, fit, load_model, predict, save_model
+from utils.training import evaluate, load_model, predict, save_model
 from utils.variants import no_time, random_time, small_time
 from utils.video import read_frames, write_video
-
-# The course's model and recipe; lesson 11 spells them out.
-MODEL = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4)
-RECIPE = dict(epochs=10, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
-
-
-def motion_data(split="train", progress=True):
-    """The motion clips, read from the .mp4 files under data/cache/motion, written there if need be.
-
-    Shapes: -> clips (n, 8, 32, 32, 3) uint8, labels (n,) int64; n is 3000 ("train") or 600 ("test").
-    """
-    root = write_dataset(cache_folder() / "motion")
-    folder = VideoFolder(root / split, MODEL["num_frames"], MODEL["image_size"], classes=CLASSES)
-    return folder.load(cache_folder() / f"motion_{split}.safetensors", progress)
-
-
-def train_motion(
-    seed, checkpoint=None, progress=True, prepare=None, augment=augment, scheme="divided"
-):
-    """Train the course's model with one seed; returns (model, history, seconds in `fit`).
-
-    `prepare(model)` may change the model before training starts.
-    """
-    torch.manual_seed(seed)
-    model = TimeSformer(**MODEL, scheme=scheme)
-    if prepare is not None:
-        prepare(model)
-    data = motion_data(progress=progress)
-    started = time.perf_counter()
-    history = fit(model, data, **RECIPE, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
-    return model, history, time.perf_counter() - started
 
 
 def _measure(results, variant, seed, stored, **how):

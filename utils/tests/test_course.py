@@ -191,7 +191,7 @@ def shortened(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code" and "setup" in cell.metadata.get("tags", []):
             cell.source += (
-                "\nimport utils.experiments as _e"
+                "\nimport utils.recipe as _e"
                 "\n_write, _e.RECIPE = _e.write_dataset, _e.RECIPE | dict(epochs=1)"
                 "\n_e.write_dataset = lambda root: _write(root, train=600, test=60)"
             )

@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from utils.dataset import VideoFolder
-from utils.experiments import DATA, motion_data
 from utils.model import TimeSformer
 from utils.motion import _TURN, CLASSES, VELOCITY, augment, make_clip, make_clips, write_dataset
+from utils.paths import DATA
+from utils.recipe import motion_data
 from utils.training import evaluate, fit, load_model, predict
 
 

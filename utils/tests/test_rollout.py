@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from utils.experiments import DATA
 from utils.model import TimeSformer, fold
 from utils.motion import make_clips
+from utils.paths import DATA
 from utils.rollout import attention_rollout, step_matrix
 from utils.training import load_model, to_video
 

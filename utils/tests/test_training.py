@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from utils import training
-from utils.experiments import DATA, MODEL, motion_data
 from utils.model import TimeSformer
 from utils.motion import CLASSES, augment, make_clips
+from utils.paths import DATA
+from utils.recipe import MODEL, motion_data
 from utils.training import evaluate, fit, learning_rate, load_model, predict, save_model, to_video
 
 TINY = dict(
@@ -265,7 +266,7 @@ def test_the_results_file_holds_five_good_seeds():
 TRAIN = """
     import sys, torch
     torch.set_num_threads(1)
-    from utils.experiments import motion_data, train_motion
+    from utils.recipe import motion_data, train_motion
     from utils.training import evaluate
     test = motion_data("test", progress=False)
     for seed in sys.argv[1:]:

@@ -1,0 +1,41 @@
+"""The sizes, the clips and the recipe that several lessons train with; lesson 11 spells them out."""
+
+import time
+
+import torch
+
+from utils.dataset import VideoFolder
+from utils.model import TimeSformer
+from utils.motion import CLASSES, augment, write_dataset
+from utils.paths import cache_folder
+from utils.training import fit
+
+MODEL = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4)
+RECIPE = dict(epochs=10, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
+
+
+def motion_data(split="train", progress=True):
+    """The motion clips, read from .mp4 files in the cache, which are written there if need be.
+
+    Shapes: -> clips (n, 8, 32, 32, 3) uint8, labels (n,) int64; n is 3000 ("train") or 600 ("test").
+    """
+    root = write_dataset(cache_folder() / "motion")
+    folder = VideoFolder(root / split, MODEL["num_frames"], MODEL["image_size"], classes=CLASSES)
+    return folder.load(cache_folder() / f"motion_{split}.safetensors", progress)
+
+
+def train_motion(
+    seed, checkpoint=None, progress=True, prepare=None, augment=augment, scheme="divided"
+):
+    """Train the course's model with one seed; returns (model, history, seconds in `fit`).
+
+    `prepare(model)` may change the model before training starts.
+    """
+    torch.manual_seed(seed)
+    model = TimeSformer(**MODEL, scheme=scheme)
+    if prepare is not None:
+        prepare(model)
+    data = motion_data(progress=progress)
+    started = time.perf_counter()
+    history = fit(model, data, **RECIPE, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
+    return model, history, time.perf_counter() - started
