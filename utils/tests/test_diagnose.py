@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.diagnose import check_answers, diagnose, number, refuses, sizes, unpack, whole
+from utils.checks.diagnose import check_answers, diagnose, number, refuses, sizes, unpack, whole
 
 RIGHT = torch.tensor([1.0, 2.0, 3.0])
 WRONG = {"you doubled it": 2 * RIGHT, "twice too much": 2 * RIGHT, "turned round": RIGHT.flip(0)}

@@ -333,7 +333,7 @@ def test_points_of_each_task(table, student):
         "edited": r"^the cell 05-attend-check was edited; the original was run in its place; words",
         "twice": r"^the same answers were handed in 2 times$",
         "cheat": r"(?=.*replaced utils.checks.check_attend; it was put back)(?=.*replaced torch.allclose; )"
-        r"(?=.*replaced utils.exercise_checks.lesson_05.check_causal; )(?=.*replaced checks; )",
+        r"(?=.*replaced utils.checks.lesson_05.check_causal; )(?=.*replaced checks; )",
     }.items(),
 )
 def test_notes_say_what_was_done(table, student, note):

@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from utils.diagnose import check_answers, diagnose, numbers, random, sizes, unpack
-from utils.puzzles import HEADS
+from utils.checks.diagnose import check_answers, diagnose, noise, numbers, sizes, unpack
+from utils.checks.puzzles import HEADS
 
 
 def check_by_hand(by_hand):
@@ -26,7 +26,7 @@ def check_by_hand(by_hand):
 def check_causal(attend, seed=0):
     """`attend(q, k, v)` is attention in which query i sees keys 0 … i only."""
     b, n, d = sizes(3, seed, of=(2, 5, 3, 4))
-    q, k, v = (random(b, n, d, seed=3 * seed + i) for i in range(3))
+    q, k, v = (noise(b, n, d, seed=3 * seed + i) for i in range(3))
     y = numbers(attend(q, k, v), "the output")
     scores = q @ k.mT / d**0.5
     ones = torch.ones(n, n, dtype=torch.bool)
@@ -96,7 +96,7 @@ def check_chunks(attend_in_chunks, seed=0):
     b, queries, d, size = sizes(4, seed, of=(2, 3, 5, 4))
     keys = 3 * size + 1  # the last chunk is shorter
     q, k, v = (
-        random(b, n, w, seed=seed + i)
+        noise(b, n, w, seed=seed + i)
         for i, (n, w) in enumerate([(queries, d), (keys, d), (keys, 6)])
     )
     k[:, -2] *= 3  # a larger score arrives late

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from utils.diagnose import diagnose, number, random, refuses, sizes, whole
+from utils.checks.diagnose import diagnose, noise, number, refuses, sizes, whole
 
 
 def check_geglu_shape(geglu_shape, seed=0):
@@ -33,7 +33,7 @@ def check_geglu_shape(geglu_shape, seed=0):
 def check_swiglu(swiglu, where_they_differ_most, seed=0):
     """`swiglu(x)` is value * silu(gate); the other function says where gelu and silu differ most."""
     b, n, half = sizes(3, seed)
-    x = random(b, n, 2 * half, seed=seed)
+    x = noise(b, n, 2 * half, seed=seed)
     value, gate = x.chunk(2, dim=-1)
     wrong = {
         "value and gate are swapped: the second half is the gate": gate * F.silu(value),
@@ -77,7 +77,7 @@ def check_gated_width(weights, gated_width, seed=0):
 
 def check_turn(gelu_derivative, lowest_point, seed=0):
     """`gelu_derivative(g)` is the derivative of gelu; `lowest_point()` the gate where it is 0."""
-    g = random(7, seed=seed).double()  # so that small differences can stand for a derivative
+    g = noise(7, seed=seed).double()  # so that small differences can stand for a derivative
     variable = g.clone().requires_grad_()
     (right,) = torch.autograd.grad(F.gelu(variable).sum(), variable)
     density = torch.exp(-(g**2) / 2)

@@ -7,13 +7,13 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from utils.diagnose import (
+from utils.checks.diagnose import (
     check_answers,
     check_shape,
     close,
     diagnose,
+    noise,
     numbers,
-    random,
     sizes,
     unpack,
     whole,
@@ -54,7 +54,7 @@ def check_forward(forward, seed=0):
     model = TimeSformer(5, 8, 3, 4, dim=6, depth=2 + seed % 3, heads=2).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.4)
-    video = random(2, 3, 3, 8, 8, seed=seed)
+    video = noise(2, 3, 3, 8, 8, seed=seed)
     with torch.no_grad():
         patches, cls = model.embedding(video)
         first = model.blocks[0](patches, cls)
@@ -109,7 +109,7 @@ def check_block_cost(block_cost, seed=0):
 def check_stretch_time(stretch_time, seed=0):
     """`stretch_time(embedding, frames)` interpolates (t, d) linearly along time."""
     t, d, frames = sizes(3, seed, of=(4, 3, 9, 6))
-    embedding = random(t, d, seed=seed)
+    embedding = noise(t, d, seed=seed)
     channels = embedding.T[None]
     found = numbers(stretch_time(embedding.clone(), frames), "the stretched embeddings")
     check_shape(found, (frames, d), f"the embeddings of {t} frames stretched to {frames}")
@@ -134,7 +134,7 @@ def check_stretch_time(stretch_time, seed=0):
 def check_space_forward(space_forward, seed=0):
     """`space_forward(video, features, head)` averages the frames' features, then applies the head."""
     b, t, classes, d = sizes(4, seed, of=(2, 3, 5, 4))
-    video, weight = random(b, t, 3, 4, 4, seed=seed), random(48, d, seed=seed + 1)
+    video, weight = noise(b, t, 3, 4, 4, seed=seed), noise(48, d, seed=seed + 1)
     torch.manual_seed(seed)
     head = nn.Linear(d, classes)
 
@@ -171,7 +171,7 @@ def check_tells_a_shuffle(tells_a_shuffle):
         "space": ("space", None),
         "divided, space embeddings zero": ("divided", "space"),
     }
-    video = random(1, 4, 3, 8, 8)
+    video = noise(1, 4, 3, 8, 8)
     for name, (scheme, zero) in cases.items():
         torch.manual_seed(0)
         model = TimeSformer(3, 8, 4, 4, dim=8, depth=2, heads=2, scheme=scheme).eval()
@@ -197,10 +197,10 @@ def check_fuse(fuse, seed=0):
     weights = {}
     for i, prefix in enumerate(("", "blocks.0.attention.", f"blocks.{seed + 1}.time.")):
         for j, layer in enumerate(("query", "key", "value", "out")):
-            weights[f"{prefix}{layer}.weight"] = random(dim, dim, seed=10 * i + j)
-            weights[f"{prefix}{layer}.bias"] = random(dim, seed=10 * i + j + 5)
-    weights["query_norm.weight"] = random(dim, seed=99)
-    weights["value.scale.weight"] = random(dim, seed=98)
+            weights[f"{prefix}{layer}.weight"] = noise(dim, dim, seed=10 * i + j)
+            weights[f"{prefix}{layer}.bias"] = noise(dim, seed=10 * i + j + 5)
+    weights["query_norm.weight"] = noise(dim, seed=99)
+    weights["value.scale.weight"] = noise(dim, seed=98)
     given = dict(weights)
     found = fuse(weights)
     assert isinstance(found, dict), f"return a dict, not {type(found).__name__}"

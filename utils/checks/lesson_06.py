@@ -3,7 +3,7 @@
 import torch
 from einops import rearrange
 
-from utils.diagnose import check_shape, diagnose, random, refuses, sizes, unpack, whole
+from utils.checks.diagnose import check_shape, diagnose, noise, refuses, sizes, unpack, whole
 
 
 def check_tokens_and_pairs(tokens_and_pairs, seed=0):
@@ -88,8 +88,8 @@ def check_positions(add_positions, seed=0):
     """`add_positions(patches, cls, space, time)` adds place and moment to the patches, copies cls."""
     b, t, h, w = sizes(4, seed, of=(2, 3, 3, 3) if seed == 1 else (2, 3, 4, 5))
     d = 3
-    patches, cls = random(b, t, h, w, d, seed=seed), random(d, seed=seed + 1)
-    space, time = random(h, w, d, seed=seed + 2), random(t, d, seed=seed + 3)
+    patches, cls = noise(b, t, h, w, d, seed=seed), noise(d, seed=seed + 1)
+    space, time = noise(h, w, d, seed=seed + 2), noise(t, d, seed=seed + 3)
     right = patches + space + time[:, None, None]
     try:
         added = add_positions(patches.clone(), cls.clone(), space, time)
@@ -125,7 +125,7 @@ def check_tubelets(to_tubelets, from_tubelets, seed=0):
     """`to_tubelets(video, span, patch)` cuts patches that span frames; the other puts them back."""
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
     span, patch, c = 2 + seed % 2, 2, 3
-    video = random(b, t * span, c, h * patch, w * patch, seed=seed)
+    video = noise(b, t * span, c, h * patch, w * patch, seed=seed)
     pattern = "b (t s) c (h p) (w q) -> b t h w"
     lengths = dict(s=span, p=patch, q=patch)
     right = rearrange(video, f"{pattern} (s c p q)", **lengths)

@@ -21,7 +21,7 @@ def check_shape(tensor, shape, name="the result"):
     )
 
 
-def random(*shape, seed=0):
+def noise(*shape, seed=0):
     """Normal random numbers, float32 as in the lessons, the same for the same seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -178,7 +178,7 @@ def check_dropout(module, layer, dim, p):
     """What `layer` of a training `module` gets is dropped with probability p, and made up for."""
     seen = []
     handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    x = random(1, dim).expand(400, dim)
+    x = noise(1, dim).expand(400, dim)
     module.train()
     out = module(x)
     module.eval()

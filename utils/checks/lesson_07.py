@@ -5,17 +5,17 @@ import re
 import torch
 from einops import rearrange
 
-from utils.diagnose import (
+from utils.checks.diagnose import (
     check_answers,
     check_shape,
     diagnose,
+    noise,
     numbers,
-    random,
     sizes,
     unpack,
     whole,
 )
-from utils.puzzles import STEPS, seen_by
+from utils.checks.puzzles import STEPS, seen_by
 
 AXES = ("(b t) (h w)", "b (t h w)", "(b h w) t", "(b t h) w", "(b t w) h", "(b w) (t h)")
 
@@ -76,7 +76,7 @@ def check_patterns(patterns):
 def check_time_attention(time_attention, seed=0):
     """`time_attention(patches, attend)` gives `attend` one group for each place, and undoes the fold."""
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
-    patches = random(b, t, h, w, 3, seed=seed)
+    patches = noise(b, t, h, w, 3, seed=seed)
     seen = []
 
     def attend(groups):
@@ -179,7 +179,7 @@ def check_windows(fold_windows, unfold_windows, seed=0):
     b, t, i, j = sizes(4, seed, of=(2, 3, 4, 5))
     size = 2 + seed % 2
     h, w = i * size, j * size
-    patches = random(b, t, h, w, 3, seed=seed)
+    patches = noise(b, t, h, w, 3, seed=seed)
     for shift in (0, 1):
         rolled = patches.roll((-shift, -shift), (2, 3))
         pattern = "(b i j) (t x y) d"

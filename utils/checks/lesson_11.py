@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.diagnose import (
+from utils.checks.diagnose import (
     check_answers,
     diagnose,
+    noise,
     number,
-    random,
     unpack,
 )
+from utils.checks.puzzles import RUNS
 from utils.motion import make_clips
-from utils.puzzles import RUNS
 from utils.training import to_video
 
 
@@ -127,7 +127,7 @@ class _Small(nn.Module):
 
 def check_train_step(train_step, seed=0):
     """`train_step(model, optimizer, inputs, targets, clip_norm)` is one step of training."""
-    inputs, targets = random(6, 4, seed=seed) * 5, torch.arange(6) % 3
+    inputs, targets = noise(6, 4, seed=seed) * 5, torch.arange(6) % 3
     clip = 0.1 if seed % 2 == 0 else 100.0  # 100 is never reached
 
     def prepared():
@@ -235,7 +235,7 @@ def check_training_curves(read_curves):
 
 def check_train_step_in_parts(step, seed=0):
     """`step(model, optimizer, parts, clip_norm)` moves the weights as one step on the whole batch."""
-    parts = [(random(n, 4, seed=seed + n) * 3, torch.arange(n) % 3) for n in (2, 5, 3 + seed)]
+    parts = [(noise(n, 4, seed=seed + n) * 3, torch.arange(n) % 3) for n in (2, 5, 3 + seed)]
     clip = 0.1 if seed % 2 else 100.0
 
     class Model(nn.Module):  # without dropout: parts and whole must agree

@@ -1,24 +1,17 @@
-"""Checks that say what is wrong: used by the lessons and the exercises.
-
-Each `check_…` takes what the learner wrote, raises AssertionError with an explanation in the
-learner's terms, and returns nothing when all is well. Sizes are small and all different, so that
-a swapped axis cannot hide; another `seed` means other numbers and other sizes. The components are
-checked here, what only the exercises ask for in exercise_checks/, by lesson.
-"""
+"""Checks of the components that the lessons build: used by the lessons and the exercises."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.diagnose import check_dropout, check_shape, close, diagnose, numbers, random, sizes
-from utils.exercise_checks import *  # noqa: F403
+from utils.checks.diagnose import check_dropout, check_shape, close, diagnose, noise, numbers, sizes
 
 
 def check_prenorm(prenorm, seed=0):
     """`prenorm(dim, fn)` builds a module that calls fn(LayerNorm(x))."""
     b, n, d = sizes(3, seed)
     d = max(d, 3)  # two numbers normalise to +1 and -1, whatever they were
-    x = random(b, n, d, seed=seed) * 4 + 7
+    x = noise(b, n, d, seed=seed) * 4 + 7
     norm = F.layer_norm(x, (d,), eps=1e-6)
     seen = []
 
@@ -65,7 +58,7 @@ def check_prenorm(prenorm, seed=0):
 def check_geglu(geglu, seed=0):
     """`geglu()` builds a module: value * gelu(gate), value and gate the halves of the last dimension."""
     b, n, half = sizes(3, seed)
-    x = random(b, n, 2 * half, seed=seed)
+    x = noise(b, n, 2 * half, seed=seed)
     value, gate = x[..., :half], x[..., half:]
     y = geglu()(x)
     check_shape(y, (b, n, half), f"GEGLU's output for an input of ({b}, {n}, {2 * half})")
@@ -89,7 +82,7 @@ def check_feedforward(feedforward, seed=0):
     mult = 3
     torch.manual_seed(seed)
     module = feedforward(dim, mult=mult, dropout=0.5)
-    x = random(b, n, dim, seed=seed)
+    x = noise(b, n, dim, seed=seed)
     check_shape(module(x), (b, n, dim), f"FeedForward's output for an input of {tuple(x.shape)}")
     assert not close(module.train()(x), module(x)), (
         "with dropout=0.5 two training passes should differ"
@@ -125,9 +118,9 @@ def check_feedforward(feedforward, seed=0):
 def check_attend(attend, seed=0):
     """`attend(q, k, v)` is softmax(q kᵀ / √d) v."""
     b, queries, d, keys = sizes(4, seed)
-    q = random(b, queries, d, seed=3 * seed + 1)
-    k = random(b, keys, d, seed=3 * seed + 2)
-    v = random(b, keys, 4, seed=3 * seed + 3)
+    q = noise(b, queries, d, seed=3 * seed + 1)
+    k = noise(b, keys, d, seed=3 * seed + 2)
+    v = noise(b, keys, 4, seed=3 * seed + 3)
     y = attend(q, k, v)
     check_shape(
         y, (b, queries, 4), f"attend's output for {queries} queries and {keys} values of 4 numbers"
@@ -153,7 +146,7 @@ def check_attention(attention, seed=0):
     dim = (4, 3, 5)[seed % 3] * heads
     torch.manual_seed(seed)
     module = attention(dim, heads).eval()
-    x = random(groups, n, dim, seed=seed)
+    x = noise(groups, n, dim, seed=seed)
     y = module(x)
     check_shape(y, (groups, n, dim), f"Attention's output for an input of {tuple(x.shape)}")
     order = torch.arange(n).roll(1)
@@ -166,7 +159,7 @@ def check_attention(attention, seed=0):
         "changing one group changed another: groups must not see each other"
     )
     changed = x.clone()
-    changed[0, 1] += random(dim, seed=seed)
+    changed[0, 1] += noise(dim, seed=seed)
     assert not close(module(changed)[0, 0], y[0, 0]), (
         "changing one token left the others as they were: nobody attends"
     )
@@ -218,11 +211,11 @@ def check_to_patches(to_patches, seed=0):
 def reach(module, t, h, w, dim, seed=0):
     """Which patch reaches which: (t, h, w) x (t, h, w) booleans, by gradient, class token at rest."""
     kind = next(module.parameters()).dtype if isinstance(module, nn.Module) else torch.float32
-    patches = random(1, t, h, w, dim, seed=seed).to(kind).requires_grad_()
-    out, _ = module(patches, random(1, dim, seed=seed + 1).to(kind))
+    patches = noise(1, t, h, w, dim, seed=seed).to(kind).requires_grad_()
+    out, _ = module(patches, noise(1, dim, seed=seed + 1).to(kind))
     check_shape(out, patches.shape, "the patches that come out")
     reach = torch.zeros(t, h, w, t, h, w, dtype=torch.bool)
-    probe = random(dim, seed=seed + 2).to(kind)
+    probe = noise(dim, seed=seed + 2).to(kind)
     for place in torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w)).tolist():
         (gradient,) = torch.autograd.grad(
             (out[0][tuple(place)] * probe).sum(), patches, retain_graph=True

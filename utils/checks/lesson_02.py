@@ -3,13 +3,13 @@
 import torch
 from torch.nn import functional as F
 
-from utils.diagnose import (
+from utils.checks.diagnose import (
     check_answers,
     check_shape,
     close,
     diagnose,
+    noise,
     numbers,
-    random,
     sizes,
     unpack,
 )
@@ -36,8 +36,8 @@ def check_layer_norm(layer_norm, seed=0):
     """`layer_norm(x, weight, bias, eps)` normalises each token, then scales and shifts it."""
     b, n, d = sizes(3, seed, of=(2, 3, 5, 7))
     d = max(d, 3)
-    x = random(b, n, d, seed=seed) * 3 + 5
-    weight, bias = random(d, seed=seed + 100), random(d, seed=seed + 200)
+    x = noise(b, n, d, seed=seed) * 3 + 5
+    weight, bias = noise(d, seed=seed + 100), noise(d, seed=seed + 200)
     far, mean = 0.5, x.mean(-1, keepdim=True)  # a large eps shows where it stands
     variance = x.var(-1, keepdim=True, unbiased=False)
 
@@ -76,7 +76,7 @@ def check_layer_norm(layer_norm, seed=0):
 def check_rms_norm(rms_norm, token_on_which_they_agree, seed=0):
     """`rms_norm(x, eps)` divides by the root of the mean square; on some tokens it is layer norm."""
     b, n, d = sizes(3, seed, of=(2, 3, 5, 7))
-    x, far = random(b, n, d, seed=seed) * 3 + 2, 0.5
+    x, far = noise(b, n, d, seed=seed) * 3 + 2, 0.5
     square, spread = x.pow(2).mean(-1, keepdim=True), x - x.mean(-1, keepdim=True)
     wrong = {
         "RMSNorm leaves the mean alone":
@@ -120,7 +120,7 @@ def check_thousand(thousand):
 def check_stream(stack, spread, seed=0):
     """`stack(x, branches, norm)` is a pre-norm stack; `spread(layers)` the size of what it carries."""
     n, d = sizes(2, seed, of=(3, 4, 5, 7))
-    x, maps = random(n, d, seed=seed), random(3, d, d, seed=seed + 100)
+    x, maps = noise(n, d, seed=seed), noise(3, d, d, seed=seed + 100)
     branches = [lambda y, w=w: torch.tanh(y @ w) for w in maps]
 
     def norm(y):

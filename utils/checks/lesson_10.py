@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.diagnose import diagnose, numbers, refuses, unpack, whole
+from utils.checks.diagnose import diagnose, numbers, refuses, unpack, whole
 from utils.video import VideoError, fit_frame, write_video
 
 

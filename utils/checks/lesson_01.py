@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from utils.diagnose import check_answers, diagnose, random, sizes
-from utils.puzzles import STACKS
+from utils.checks.diagnose import check_answers, diagnose, noise, sizes
+from utils.checks.puzzles import STACKS
 
 
 def check_difference_by_hand(by_hand):
@@ -20,7 +20,7 @@ def check_difference_by_hand(by_hand):
 def check_difference(difference, seed=0):
     """`difference(x)` is the size of x without its mean token, relative to the size of x."""
     n, d = sizes(2, seed, of=(3, 5, 7, 4))
-    x = random(n, d, seed=seed) + random(d, seed=seed + 100)
+    x = noise(n, d, seed=seed) + noise(d, seed=seed + 100)
     rest = x - x.mean(0)
     wrong = {
         "you take the mean of each token's numbers; the mean goes over the tokens":
@@ -32,7 +32,7 @@ def check_difference(difference, seed=0):
     }  # fmt: skip
     diagnose(difference(x), rest.norm() / x.norm(), wrong, "the difference")
     diagnose(
-        difference(random(1, d).expand(n, d)),
+        difference(noise(1, d).expand(n, d)),
         0.0,
         {},
         "the difference of equal tokens",
@@ -43,8 +43,8 @@ def check_difference(difference, seed=0):
 def check_layer(layer, seed=0):
     """`layer(x, w_q, w_k, w_v, skip, norm)` is attention with a skip and a norm before it if wanted."""
     n, d = sizes(2, seed, of=(4, 3, 5, 7))
-    x = random(n, d, seed=seed) * 2 + 1
-    w = random(3, d, d, seed=seed + 100) / d**0.5
+    x = noise(n, d, seed=seed) * 2 + 1
+    w = noise(3, d, d, seed=seed + 100) / d**0.5
 
     def attention(y, axis=-1, values=None, scale=d**0.5):
         shares = ((y @ w[0]) @ (y @ w[1]).T / scale).softmax(axis)
@@ -100,7 +100,7 @@ def check_read_curves(read_curves):
 def check_mixing(factor, layers_until, seed=0):
     """`factor(A)` is the second largest eigenvalue's size; `layers_until(A, share)` the layers it takes."""
     (n,) = sizes(1, seed, of=(4, 3, 5, 6))
-    A = random(n, n, seed=seed).softmax(-1)
+    A = noise(n, n, seed=seed).softmax(-1)
     # a permutation mixed in gives negative and complex eigenvalues
     A = 0.3 * A + 0.7 * torch.eye(n, dtype=A.dtype).roll(1, 0)
     ordered = torch.linalg.eigvals(A).abs().sort(descending=True).values

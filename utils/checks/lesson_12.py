@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from utils.diagnose import (
+from utils.checks.diagnose import (
     check_answers,
     check_shape,
     diagnose,
+    noise,
     number,
     numbers,
-    random,
     refuses,
     sizes,
     unpack,
@@ -44,7 +44,7 @@ def check_softmax_by_hand(by_hand):
 def check_softmax(softmax, seed=0):
     """`softmax(logits)` over the last axis, without overflow."""
     n, classes = sizes(2, seed, of=(3, 5, 4, 6))
-    logits = random(n, classes, seed=seed) * 3 + random(n, 1, seed=seed + 1) * 5
+    logits = noise(n, classes, seed=seed) * 3 + noise(n, 1, seed=seed + 1) * 5
     exp = logits.exp()
     wrong = {
         "each clip's shares should sum to 1, over its classes; yours sum to 1 over the clips": logits.softmax(0),
@@ -58,7 +58,7 @@ def check_softmax(softmax, seed=0):
         0, keepdim=True
     )
     diagnose(softmax(logits), logits.softmax(-1), wrong, "the shares")
-    many = random(2, n, classes, seed=seed)
+    many = noise(2, n, classes, seed=seed)
     diagnose(softmax(many), many.softmax(-1), {}, "the shares for (b, n, classes)")
     diagnose(softmax(many[0, 0]), many[0, 0].softmax(-1), {}, "the shares for one row")
     for large in (torch.tensor([[1000.0, 999.0, 998.0]]), torch.tensor([[0.0, 1.0], [-2000.0, -2001.0]]),
@@ -73,7 +73,7 @@ def check_softmax(softmax, seed=0):
 def check_top(top, seed=0):
     """`top(probabilities, names, k)`: the k most probable as (name, probability); ValueError beyond."""
     names = ["left", "right", "up", "down", "approach", "recede"]
-    probabilities, k = random(6, seed=seed).softmax(-1), 2 + seed % 3
+    probabilities, k = noise(6, seed=seed).softmax(-1), 2 + seed % 3
     order = probabilities.argsort(descending=True)[:k].tolist()
     found = top(probabilities, names, k)
     assert isinstance(found, list) and all(
@@ -106,7 +106,7 @@ def check_temperature(with_temperature_two, best_temperature, seed=0):
     }
     check_answers(with_temperature_two(), {"accuracy": "same", "confidence": "down"}, hints)
     generator = torch.Generator().manual_seed(seed)
-    logits = random(300, 4, seed=seed) * 2
+    logits = noise(300, 4, seed=seed) * 2
     labels = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
     stretched = logits * (3.0, 0.4, 2.0, 5.0, 0.3)[seed % 5]
     candidates = [0.25, 0.3, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0]
@@ -163,7 +163,7 @@ def _without_sure(probabilities, labels, bins):
 def check_calibration(calibration_error, seed=0):
     """`calibration_error(probabilities, labels, bins)` is the expected calibration error."""
     generator = torch.Generator().manual_seed(seed)
-    probabilities = (random(400, 3, seed=seed) * 3).softmax(-1)
+    probabilities = (noise(400, 3, seed=seed) * 3).softmax(-1)
     confidence, predicted = probabilities.max(-1)
     labels = torch.randint(0, 3, (400,), generator=generator)  # mostly wrong: too sure …
     unsure = (confidence > 0.55) & (confidence < 0.65) | (confidence > 0.9)
@@ -199,8 +199,8 @@ def check_calibration(calibration_error, seed=0):
 
 def check_two_views(two_views, seed=0):
     """`two_views(plain, mirrored)` averages after putting left and right of the second back."""
-    plain = (random(4, 6, seed=seed) * 2).softmax(-1)
-    mirrored = (random(4, 6, seed=seed + 1) * 2).softmax(-1)
+    plain = (noise(4, 6, seed=seed) * 2).softmax(-1)
+    mirrored = (noise(4, 6, seed=seed + 1) * 2).softmax(-1)
     swap, pairs = [1, 0, 2, 3, 4, 5], [1, 0, 3, 2, 5, 4]
     back = mirrored[:, swap]
     wrong = {
@@ -226,7 +226,7 @@ def check_two_views(two_views, seed=0):
 def check_rollout(rollout, share_of_patches, seed=0):
     """`rollout(matrices)` multiplies the layers with their skips; the other reads the class token's row."""
     n, layers = sizes(2, seed, of=(4, 3, 5, 6))
-    matrices = list((random(layers, n, n, seed=seed) * 2).softmax(-1))
+    matrices = list((noise(layers, n, n, seed=seed) * 2).softmax(-1))
     itself = torch.eye(n)
 
     def product(parts):

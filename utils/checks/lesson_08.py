@@ -3,13 +3,13 @@
 import torch
 from einops import rearrange, reduce, repeat
 
-from utils.diagnose import check_answers, diagnose, random, sizes, unpack
+from utils.checks.diagnose import check_answers, diagnose, noise, sizes, unpack
 from utils.model import AttentionStep, Step
 
 
 def _mixing(seed, d):
     """A stand-in for attention: every token influences every other of its group, unevenly."""
-    weight = random(d, d, seed=seed + 50)
+    weight = noise(d, d, seed=seed + 50)
 
     def attention(tokens):
         first = torch.tanh(
@@ -64,7 +64,7 @@ def _class_update(patches, cls, attention, pattern, order="(b g)", how="mean", w
 def _check_class_update(update, pattern, seed, wrong_patterns):
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
     d = 3
-    patches, cls = random(b, t, h, w, d, seed=seed), random(b, d, seed=seed + 1)
+    patches, cls = noise(b, t, h, w, d, seed=seed), noise(b, d, seed=seed + 1)
     attention = _mixing(seed, d)
     right = _class_update(patches, cls, attention, pattern)
     seen = []
@@ -164,8 +164,8 @@ def check_divided_block(divided_block, seed=0):
     """`divided_block(patches, cls, time, space, mlp)`: time, space, MLP, each with a skip connection."""
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
     d = 3
-    patches, cls = random(b, t, h, w, d, seed=seed), random(b, d, seed=seed + 1)
-    maps = random(4, d, d, seed=seed + 2)
+    patches, cls = noise(b, t, h, w, d, seed=seed), noise(b, d, seed=seed + 1)
+    maps = noise(4, d, d, seed=seed + 2)
 
     def time(x):
         return torch.tanh(x @ maps[0]) + x.mean(1, keepdim=True)
@@ -222,7 +222,7 @@ def check_asleep(asleep):
     torch.manual_seed(0)
     step = AttentionStep(6, 2, Step("(b h w) t", with_class=False, extra=True))
     optimizer = torch.optim.SGD(step.parameters(), lr=0.1)
-    patches, target = random(1, 3, 2, 2, 6), random(1, 3, 2, 2, 6, seed=1)
+    patches, target = noise(1, 3, 2, 2, 6), noise(1, 3, 2, 2, 6, seed=1)
     moved, same = [], []
     for _ in range(2):
         out, _ = step(patches, torch.zeros(1, 6))

@@ -4,14 +4,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.diagnose import (
+from utils.checks.diagnose import (
     check_answers,
     check_dropout,
     close,
     diagnose,
+    noise,
     number,
     numbers,
-    random,
     sizes,
     unpack,
 )
@@ -38,7 +38,7 @@ def check_repaired_feedforward(feedforward, seed=0):
     torch.manual_seed(seed)
     p = 0.5 if seed == 0 else 0.2
     module = feedforward(dim, mult=2, dropout=p)
-    x = random(b, n, dim, seed=seed)
+    x = noise(b, n, dim, seed=seed)
     module.eval()
     assert close(numbers(module(x), "the output"), module(x)), (
         "in eval mode two calls differ: dropout is still awake"
@@ -72,7 +72,7 @@ def check_as_one_layer(as_one_layer, seed=0):
             "the first bias goes through the second weight, not around it": second.bias + first.bias.sum(),
         }  # fmt: skip
         diagnose(bias, second.weight @ first.bias + second.bias, wrong, "the bias")
-        x = random(3, a, seed=seed)
+        x = noise(3, a, seed=seed)
         weight, bias = numbers(weight, "the weight"), numbers(bias, "the bias")
         diagnose(
             F.linear(x.double(), weight, bias), second(first(x)), {}, "what your layer makes of x"
@@ -104,7 +104,7 @@ def check_as_convolutions(as_convolutions, seed=0):
     """`as_convolutions(net)` gives what a FeedForward gives, by convolutions of width 1."""
     b, n, dim = sizes(3, seed, of=(2, 4, 6, 3))
     torch.manual_seed(seed)
-    net, x = FeedForward(dim, mult=2).eval(), random(b, n, dim, seed=seed)
+    net, x = FeedForward(dim, mult=2).eval(), noise(b, n, dim, seed=seed)
     first, _, _, second = net.net
     value, gate = first(x).chunk(2, dim=-1)
     wrong = {
