@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils import runs, tables
 from utils.course import ROOT
-from utils.grids import BUDGET, CLIPS, GRIDS, SIZES, Run
+from utils.experiments import runs, tables
+from utils.experiments.grids import BUDGET, CLIPS, GRIDS, SIZES, Run
+from utils.experiments.variants import frame_differences, no_time
 from utils.training import load_model
-from utils.variants import frame_differences, no_time
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, time\nfrom concurrent.futures import ProcessPoolExecutor\nimport multiprocessing\n"
-        "from utils.runs import _end_with_parent\n\n"
+        "from utils.experiments.runs import _end_with_parent\n\n"
         "if __name__ == '__main__':\n"
         "    pool = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), _end_with_parent)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n    time.sleep(600)\n"

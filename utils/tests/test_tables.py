@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from utils import runs, tables
-from utils.grids import GRIDS, SEEDS, Run
+from utils.experiments import runs, tables
+from utils.experiments.grids import GRIDS, SEEDS, Run
 
 
 @pytest.fixture

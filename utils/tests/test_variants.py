@@ -6,11 +6,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from utils import variants
-from utils.grids import AUGMENT, CLIPS, GRIDS, HUES, SHAPES, SIZES, TASKS, task_clips, turn_only
+from utils.experiments import variants
+from utils.experiments.grids import (
+    AUGMENT,
+    CLIPS,
+    GRIDS,
+    HUES,
+    SHAPES,
+    SIZES,
+    TASKS,
+    task_clips,
+    turn_only,
+)
+from utils.experiments.variants import NoSkip, seeded
 from utils.model import AttentionStep, TimeSformer, count_parameters
 from utils.motion import CLASSES
-from utils.variants import NoSkip, seeded
 
 RUNS = [
     pytest.param(run, id=f"{name}-{run.variant}-{run.task}")

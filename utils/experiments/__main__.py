@@ -24,15 +24,16 @@ import os
 import numpy as np
 import torch
 
-from utils import plots, runs, tables
-from utils.grids import GRIDS, turn_only
+from utils import plots
+from utils.experiments import runs, tables
+from utils.experiments.grids import GRIDS, turn_only
+from utils.experiments.tables import machine
+from utils.experiments.variants import no_time, random_time, small_time
 from utils.motion import CLASSES, make_clip, make_counter
 from utils.paths import DATA, cache_folder, write_text
 from utils.recipe import MODEL, RECIPE, motion_data, train_motion
 from utils.rollout import attention_rollout
-from utils.tables import machine
 from utils.training import evaluate, load_model, predict, save_model
-from utils.variants import no_time, random_time, small_time
 from utils.video import read_frames, write_video
 
 

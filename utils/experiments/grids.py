@@ -14,9 +14,9 @@ from itertools import permutations
 import cv2
 import numpy as np
 
-from utils import variants
+from utils.experiments import variants
+from utils.experiments.variants import convolutions_3d, frame_differences, transformer
 from utils.motion import CLASSES, augment, make_clip
-from utils.variants import convolutions_3d, frame_differences, transformer
 
 SIZES = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4,
              scheme="divided", activation="geglu", mult=4)  # fmt: skip
@@ -36,7 +36,9 @@ class Run:
     variant: str
     task: str = "motion"
     build: Callable = transformer  # called with the sizes
-    change: Callable | None = None  # from utils.variants: what is done to the fresh model
+    change: Callable | None = (
+        None  # from utils.experiments.variants: what is done to the fresh model
+    )
     sizes: dict = field(default_factory=dict)  # what differs from SIZES
     budget: dict = field(default_factory=dict)  # what differs from BUDGET
     features: bool = False  # also measure how well the classes lie apart in feature space

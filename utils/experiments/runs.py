@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from utils import paths, tables
-from utils.grids import AUGMENT, BUDGET, GRIDS, SEEDS, SIZES, task_clips
-from utils.tables import line_name, machine, row_key
+from utils import paths
+from utils.experiments import tables
+from utils.experiments.grids import AUGMENT, BUDGET, GRIDS, SEEDS, SIZES, task_clips
+from utils.experiments.tables import line_name, machine, row_key
+from utils.experiments.variants import seeded
 from utils.training import evaluate, fit, save_model, to_video
-from utils.variants import seeded
 
 
 @torch.no_grad()

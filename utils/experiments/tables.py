@@ -1,7 +1,7 @@
 """The results files behind the tables of lessons 01 and 13: read, written whole, compared.
 
 One file per grid, data/experiments/NAME.json: the settings of every line, the machines, and one row
-per line and seed. `utils/runs.py` fills them.
+per line and seed. runs.py fills them.
 """
 
 import json
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from utils.grids import GRIDS, SEEDS
+from utils.experiments.grids import GRIDS, SEEDS
 from utils.paths import DATA, write_text
 
 RESULTS = DATA / "experiments"
