@@ -1,0 +1,10 @@
+"""Every figure of the course: one style, one colour map for amounts, one colour per class.
+
+Each function draws one figure; in a notebook it appears below the cell.
+"""
+
+from utils.plots.clips import animate, frames, overview, play, timeline
+from utils.plots.curves import bars, clouds, lines, probabilities, reliability, seeds
+from utils.plots.diagrams import model_map
+from utils.plots.maps import heat, matrix, overlay, reach, tokens
+from utils.plots.style import CMAP, COLOURS

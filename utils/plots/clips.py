@@ -1,0 +1,127 @@
+"""Clips: contact sheets, players, animations, and which frames are taken."""
+
+import base64
+import io
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import HTML, Image
+from PIL import Image as Picture
+
+from utils.plots.style import COLOURS, as_array
+from utils.video import write_video
+
+
+def frames(clips, titles=None, columns=None, numbers=None, cell=1.6):
+    """Contact sheet: one row per clip, one column per frame; clips (n, t, height, width, 3) uint8.
+
+    A single clip (t, height, width, 3) works too. `titles` stand left of the rows, `numbers`
+    above the columns (the default counts from 0); `cell` is the width of a frame in inches.
+    """
+    clips = [clips] if np.ndim(clips[0]) == 3 else list(clips)
+    t = columns or max(len(clip) for clip in clips)
+    height, width = clips[0].shape[1:3]
+    cell = min(cell, 10 / t, 1.0 if len(clips) > 2 else 10)
+    figure, axes = plt.subplots(
+        len(clips),
+        t,
+        squeeze=False,
+        figsize=(cell * t + 0.9, cell * len(clips) * height / width + 0.4),
+    )
+    for row, clip in enumerate(clips):
+        for column, ax in enumerate(axes[row]):
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if column < len(clip):
+                ax.imshow(clip[column], interpolation="nearest" if width < 100 else None)
+            if row == 0:
+                ax.set_title(f"{column if numbers is None else numbers[column]}", fontsize=9)
+        if titles is not None:
+            axes[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center")
+
+
+def play(clip, fps=8, width=320):
+    """A player for one clip, (t, height, width, 3) uint8, embedded as VP9 (browsers play it)."""
+    scale = max(1, round(64 / clip.shape[2]))  # small clips blur in the codec; enlarge them first
+    large = np.asarray(clip).repeat(scale, axis=1).repeat(scale, axis=2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "clip.mp4")
+        write_video(path, large, fps, codec="vp09")
+        data = base64.b64encode(path.read_bytes()).decode()
+    return HTML(
+        f'<video controls autoplay loop muted width="{width}" src="data:video/mp4;base64,{data}"></video>'
+    )
+
+
+def animate(clips, fps=6, width=96, columns=6):
+    """Small clips side by side as one GIF, which also moves on GitHub; (n, t, height, width, 3) uint8."""
+    scale = max(1, round(width / clips.shape[3]))
+    large = np.asarray(clips).repeat(scale, axis=2).repeat(scale, axis=3)
+    large = np.pad(large, ((0, 0), (0, 0), (3, 3), (3, 3), (0, 0)), constant_values=255)
+    rows = [
+        np.concatenate(list(large[start : start + columns]), axis=2)
+        for start in range(0, len(large), columns)
+    ]
+    pictures = [Picture.fromarray(picture).quantize(64) for picture in np.concatenate(rows, axis=1)]
+    file = io.BytesIO()
+    pictures[0].save(
+        file, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0
+    )
+    return Image(file.getvalue(), format="gif")
+
+
+def timeline(total, choices):
+    """Which frames each way of sampling takes: `choices` maps a name to frame indices."""
+    figure, axes = plt.subplots(figsize=(9, 0.5 * len(choices) + 0.9))
+    for row, indices in enumerate(choices.values()):
+        axes.hlines(row, 0, total - 1, color="#cccccc", linewidth=6, zorder=0)
+        axes.scatter(
+            indices, [row] * len(indices), color=COLOURS[row % 6], marker="|", s=250, linewidth=3
+        )
+    axes.set_yticks(range(len(choices)), choices)
+    axes.set(xlabel="frame", ylim=(len(choices) - 0.5, -0.5))
+    axes.spines["left"].set_visible(False)
+
+
+def overview(path, clips, maps, values, classes):
+    """The README's picture, a GIF: six clips, where the model looked, and what it said.
+
+    Shapes: clips (n, t, height, width, 3) uint8, maps (n, t, h, w), values (n, num_classes).
+    """
+    clips, maps, values = (as_array(array) for array in (clips, maps, values))
+    figure, axes = plt.subplots(3, len(clips), figsize=(8, 4.3), sharey="row")
+    for ax in axes[:2].flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for column, row in enumerate(values):
+        chart = axes[2, column]
+        chart.barh(range(len(classes)), row, color=COLOURS[0])
+        chart.set_yticks(range(len(classes)), classes)
+        chart.set(xlim=(0, 1), xticks=[0, 1])
+    axes[2, 0].invert_yaxis()
+    for row, text in enumerate(("8 frames\nof a file", "where the\nmodel looks", "what it\nsays")):
+        axes[row, 0].set_ylabel(
+            text, rotation=0, ha="right", va="center", labelpad=38 if row < 2 else 4
+        )
+    pictures = []
+    for frame in range(clips.shape[1]):
+        for column in range(len(clips)):
+            for ax in axes[:2, column]:
+                for old in list(ax.images):
+                    old.remove()
+            axes[0, column].imshow(clips[column, frame], extent=(0, 1, 1, 0))
+            axes[1, column].imshow(clips[column, frame].mean(-1), cmap="gray", extent=(0, 1, 1, 0))
+            axes[1, column].imshow(
+                maps[column, frame],
+                alpha=0.65,
+                vmin=0,
+                vmax=maps[column].max(),
+                extent=(0, 1, 1, 0),
+            )
+        figure.canvas.draw()
+        picture = Picture.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
+        pictures.append(picture.quantize(128))
+    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=200, loop=0)
+    plt.close(figure)

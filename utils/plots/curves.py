@@ -1,0 +1,145 @@
+"""Numbers: curves, bars, dots, point clouds, probabilities."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import LogLocator
+
+from utils.plots.style import COLOURS, MARKS, as_array
+
+
+def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2)):
+    """One line per entry of `ys` (name -> values, or name -> several runs, all drawn).
+
+    `log=True` makes the y axis logarithmic, `log="both"` also x, with a tick at each x.
+    """
+    figure, axes = plt.subplots(figsize=size)
+    for (name, y), colour, mark in zip(ys.items(), COLOURS, MARKS):
+        y = np.atleast_2d(as_array(y))
+        for run, values in enumerate(y):
+            axes.plot(as_array(x), values, color=colour, marker=mark if marks else None, markersize=4,
+                      alpha=1 if len(y) == 1 else 0.75, label=name if run == 0 else None)  # fmt: skip
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
+    if log == "both":
+        axes.set_xscale("log")
+        axes.set_xticks(as_array(x), [str(value) for value in x])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    if len(ys) > 4:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    elif len(ys) > 1:
+        axes.legend()
+
+
+def bars(names, values, ylabel, title=None, size=(7, 3)):
+    """One bar per name, its value written on it."""
+    figure, axes = plt.subplots(figsize=size)
+    drawn = axes.bar(names, as_array(values), color=COLOURS[0], width=0.6)
+    labels = [f"{v:,.0f}" if abs(v) >= 100 else f"{v:.2f}" for v in as_array(values)]
+    axes.bar_label(drawn, labels=labels, padding=2)
+    axes.margins(y=0.12)
+    axes.set(ylabel=ylabel, title=title)
+
+
+def seeds(table, xlabel="accuracy on 1,000 new clips", chance=None, note=None):
+    """Every seed of every line of a table as a dot, its median as a tick; one panel a task.
+
+    `table` maps (variant, task) to one number per seed; `note`, from (variant, task) to a text that
+    is written at the right of the line, such as the paper's figure.
+    """
+    tasks = list(dict.fromkeys(task for _, task in table))
+    variants = list(dict.fromkeys(variant for variant, _ in table))
+    figure, panels = plt.subplots(
+        1, len(tasks), figsize=(9.5, 0.42 * len(variants) + 1.1), sharey=True, squeeze=False
+    )
+    share = xlabel.startswith("accuracy")
+    for axes, task in zip(panels[0], tasks):
+        for row, variant in enumerate(variants):
+            values = table.get((variant, task))
+            if values is None:
+                continue
+            spread = np.linspace(-0.22, 0.22, len(values))
+            axes.plot(
+                [np.median(values)] * 2, [row - 0.38, row + 0.38], color="black", linewidth=1.5
+            )
+            axes.scatter(values, row + spread, color=COLOURS[row % 6], s=28, alpha=0.8, zorder=3)
+            if note:
+                axes.text(1.02, row, note.get((variant, task), ""), va="center", fontsize=9,
+                          transform=axes.get_yaxis_transform())  # fmt: skip
+        if chance is not None:
+            axes.axvline(chance, color="#999999", linestyle="--", linewidth=1, zorder=0)
+            axes.text(chance + 0.01, -0.6, "chance", fontsize=8, color="#666666")
+        axes.set(title=task, xlabel=xlabel)
+        if share:
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+            axes.set_xlim(0, 1.03)
+        axes.set_yticks(range(len(variants)), variants)
+        axes.set_ylim(len(variants) - 0.5, -0.75)
+        axes.grid(axis="x", color="#eeeeee")
+        axes.set_axisbelow(True)
+
+
+def clouds(panels, labels, classes, columns):
+    """Points in two dimensions, one panel per entry (name -> (n, 2)), one colour and mark a class."""
+    labels = as_array(labels)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.2 * columns, 3.0 * rows + 0.5), squeeze=False
+    )
+    for ax, (name, points) in zip(axes.flat, panels.items()):
+        for k, class_name in enumerate(classes):
+            chosen = as_array(points)[labels == k]
+            ax.scatter(*chosen.T, s=12, alpha=0.7, color=COLOURS[k], marker=MARKS[k], linewidths=0, label=class_name)  # fmt: skip
+        ax.set(title=name, xticks=[], yticks=[])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, markerscale=2)  # fmt: skip
+
+
+def probabilities(clips, values, classes, truth=None):
+    """The middle frame of each clip over its class probabilities; values (n, num_classes)."""
+    values = as_array(values)
+    figure, axes = plt.subplots(2, len(clips), figsize=(1.75 * len(clips) + 0.8, 3.6), squeeze=False, sharey="row",
+                                gridspec_kw=dict(height_ratios=(1, 1)))  # fmt: skip
+    for column, (clip, row) in enumerate(zip(clips, values)):
+        picture, chart = axes[0, column], axes[1, column]
+        picture.imshow(clip[len(clip) // 2])
+        picture.axis("off")
+        if truth is not None:
+            picture.set_title(classes[truth[column]])
+        chart.barh(
+            range(len(classes)),
+            row,
+            color=[COLOURS[0] if p == row.max() else "#b7b7b7" for p in row],
+        )
+        chart.set_yticks(range(len(classes)), classes)
+        chart.set(xlim=(0, 1), xticks=[0, 1], xlabel="probability")
+        chart.invert_yaxis() if column == 0 else None
+
+
+def reliability(confidence, correct, bins=10):
+    """Calibration: accuracy against mean confidence in bins of confidence, and the bins' sizes.
+
+    Bins of fewer than ten clips are counted below, but have no point.
+    """
+    confidence, correct = as_array(confidence), as_array(correct).astype(float)
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
+    figure, (axes, counts) = plt.subplots(
+        2, 1, figsize=(4.5, 4.2), sharex=True, gridspec_kw=dict(height_ratios=(3, 1))
+    )
+    used = [k for k in range(bins) if (place == k).sum() >= 10]  # fewer say nothing
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="perfect")
+    axes.plot(
+        [confidence[place == k].mean() for k in used],
+        [correct[place == k].mean() for k in used],
+        "o-",
+        label="model",
+    )
+    axes.set(ylabel="accuracy", ylim=(0, 1.02))
+    axes.legend()
+    counts.bar(
+        edges[:-1] + 0.5 / bins,
+        np.bincount(place, minlength=bins),
+        width=0.8 / bins,
+        color="#b7b7b7",
+    )
+    counts.set(xlabel="confidence (highest probability)", ylabel="clips", xlim=(0, 1), yscale="log")

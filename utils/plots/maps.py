@@ -1,0 +1,153 @@
+"""Maps and matrices: what attends to what, and where."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
+
+from utils.plots.style import STEP_COLOURS, as_array
+
+
+def overlay(clip, maps, title=None, numbers=None):
+    """Where a map is high, on the frames: clip (t, height, width, 3) uint8, maps (t, h, w).
+
+    Upper row: the frames. Lower row: the frames, lit by the map (one scale for the whole clip).
+    """
+    maps = as_array(maps)
+    t = len(clip)
+    figure, axes = plt.subplots(
+        2, t, figsize=(min(1.6, 10 / t) * t + 1.1, 2 * min(1.6, 10 / t) + 0.7), squeeze=False
+    )
+    for column in range(t):
+        for ax in axes[:, column]:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            ax.imshow(clip[column].mean(-1), cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
+        axes[0, column].imshow(clip[column], extent=(0, 1, 1, 0))
+        axes[0, column].set_title(f"{column if numbers is None else numbers[column]}", fontsize=9)
+        shown = axes[1, column].imshow(
+            maps[column], vmin=0, vmax=maps.max(), alpha=0.65, extent=(0, 1, 1, 0)
+        )
+    figure.colorbar(shown, ax=axes, shrink=0.6, label="share")
+    if title:
+        figure.suptitle(title)
+
+
+def reach(panels, place):
+    """Who sees whom: one row a scheme, one column a frame, one colour a step.
+
+    `panels` maps a name to one boolean map (t, h, w) per step; `place` is the patch that looks,
+    (frame, row, column).
+    """
+    t, h, w = next(iter(panels.values()))[0].shape
+    cell = min(1.5, 9 / t)
+    figure, axes = plt.subplots(
+        len(panels),
+        t,
+        squeeze=False,
+        figsize=(cell * t + 1.6, (cell * h / w + 0.05) * len(panels) + 0.7),
+    )
+    for row, (name, maps) in enumerate(panels.items()):
+        for frame, ax in enumerate(axes[row]):
+            picture = np.ones((h, w, 3))
+            for number, seen in reversed(list(enumerate(maps))):  # the first step on top
+                picture[as_array(seen)[frame]] = to_rgb(STEP_COLOURS[number])
+                if number:  # for those who see no colours
+                    for y, x in np.argwhere(as_array(seen)[frame]):
+                        if not as_array(maps[0])[frame, y, x]:
+                            ax.text(x + 0.5, y + 0.5, f"{number + 1}", ha="center", va="center", fontsize=7)  # fmt: skip
+            if frame == place[0]:
+                picture[place[1:]] = to_rgb("#7b0d1e")
+            ax.imshow(picture, extent=(0, w, h, 0))
+            ax.set(xticks=range(w + 1), yticks=range(h + 1), xticklabels=[], yticklabels=[])
+            ax.grid(color="#bbbbbb", linewidth=0.6)
+            ax.tick_params(length=0)
+            ax.spines[:].set_color("#bbbbbb")
+            if row == 0:
+                ax.set_title(f"frame {frame}", fontsize=9)
+        axes[row][0].set_ylabel(name, rotation=0, ha="right", va="center")
+    most = max(len(maps) for maps in panels.values())
+    names = ["the patch that looks"] + [f"{which} step" for which in ("first", "second", "third")[:most]]  # fmt: skip
+    keys = [Patch(color=colour) for colour in ("#7b0d1e", *STEP_COLOURS[:most])]
+    figure.legend(keys, names, loc="outside lower center", ncols=4, fontsize=9)
+
+
+def tokens(frame, stages, grid):
+    """Tokens as colours, like colours for like tokens: a frame, then one row per entry of `stages`.
+
+    Shapes: frame (height, width, 3) uint8; `stages` maps a name to tokens (h * w, d) after layer 0,
+    1, …; `grid` is (h, w). The three strongest directions of each stage become red, green and blue,
+    relative to the size of its tokens and turned to be as like the first stage's as they can be.
+    """
+    first, rows = None, {}
+    for name, row in stages.items():
+        rows[name] = []
+        for x in map(as_array, row):
+            u, size, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+            scores = u[:, :3] * size[:3] / np.linalg.norm(x) * np.sqrt(len(x))
+            if first is None:
+                first = scores
+            turn, _, back = np.linalg.svd(scores.T @ first)  # the best rotation, size untouched
+            rows[name].append(np.clip(0.5 + 0.3 * scores @ turn @ back, 0, 1).reshape(*grid, 3))
+    columns = 1 + max(map(len, rows.values()))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(10, 1.45 * len(rows) + 0.2), squeeze=False
+    )
+    for line, (name, pictures) in zip(axes, rows.items()):
+        for ax, picture in zip(line, [frame, *pictures]):
+            ax.imshow(picture, interpolation="nearest")
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for column, ax in enumerate(axes[0]):
+        ax.set_title(f"layer {column - 1}" if column else "the frame", fontsize=9)
+
+
+def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2, size=None):
+    """A small matrix as a heat map with its numbers written in."""
+    values = as_array(values)
+    figure, axes = plt.subplots(figsize=size or (0.75 * len(columns) + 2.2, 0.5 * len(rows) + 1.6))
+    axes.imshow(values, aspect="auto")
+    middle = (values.min() + values.max()) / 2
+    for row, column in np.ndindex(*values.shape):
+        dark = values[row, column] <= middle
+        axes.text(
+            column,
+            row,
+            f"{values[row, column]:.{digits}f}",
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+        )
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6, count=False):
+    """Large matrices side by side, without numbers, on one scale: name -> (rows, columns).
+
+    Entries that are not a number stay blank. With `count`, rows and columns are numbered from 0.
+    """
+    panels = {name: as_array(values) for name, values in panels.items()}
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    shape = max((p.shape for p in panels.values()), key=lambda shape: shape[0] / shape[1])
+    height = max(1.0, size * shape[0] / shape[1] + 0.4)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size * columns + 0.8, height * rows), squeeze=False
+    )
+    low = min(np.nanmin(p) for p in panels.values())
+    high = max(np.nanmax(p) for p in panels.values())
+    for ax in axes.flat:
+        ax.set_visible(False)
+    for ax, (name, values) in zip(axes.flat, panels.items()):
+        ax.set_visible(True)
+        shown = ax.imshow(values, vmin=low, vmax=high)
+        down, across = (range(n) for n in values.shape) if count else ([], [])
+        ax.set(title=name, xlabel=xlabel, ylabel=ylabel, xticks=across, yticks=down)
+        ax.spines[:].set_visible(False)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
