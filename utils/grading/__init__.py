@@ -25,7 +25,7 @@ from pathlib import Path
 
 import nbformat
 
-from utils import exercises
+from utils.course import exercises
 from utils.grading import handgrading, reports
 from utils.grading.reports import Entry, file_name, printable
 from utils.grading.sandbox import Grader, Limits, Run

@@ -12,7 +12,7 @@ import bleach
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
-from utils.exercises import visible
+from utils.course.exercises import visible
 from utils.grading.submissions import marks
 
 TAGS = {*bleach.ALLOWED_TAGS, "h1", "h2", "h3", "h4", "h5", "h6", "p", "br", "hr", "div", "span", "pre", "img", "del", "sub",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 
-from utils.course import NOTEBOOKS
+from utils.course.notebooks import NOTEBOOKS
 from utils.grading.processes import Process
 from utils.grading.submissions import marks
 from utils.paths import ROOT

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
-from utils import exercises
+from utils.course import exercises
 
 LARGEST = 100 * 2**20  # bytes; a notebook of this course without its pictures has some 20 thousand
 NEW_CELL = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}

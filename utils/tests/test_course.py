@@ -10,8 +10,10 @@ import nbformat
 import pytest
 import yaml
 
-from utils import course, exercises
-from utils.course import ROOT, SETUP_CELL, execute, lessons, main, repository, set_repo
+from utils.course import exercises, notebooks
+from utils.course.__main__ import main
+from utils.course.notebooks import SETUP_CELL, execute, lessons, repository, set_repo
+from utils.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -234,15 +236,15 @@ def copy(tmp_path, monkeypatch):
     for name in ("README.md", "pyproject.toml"):
         shutil.copy2(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    monkeypatch.setattr(course, "ROOT", tmp_path)
-    monkeypatch.setattr(course, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     return tmp_path
 
 
 def test_set_repo_reaches_every_badge_and_cell(copy):
     old = repository()
     set_repo("https://github.com/ada/my-fork.git")
-    assert course.repository() == "https://github.com/ada/my-fork"
+    assert notebooks.repository() == "https://github.com/ada/my-fork"
     for path in [
         copy / "README.md",
         copy / "pyproject.toml",
@@ -252,7 +254,7 @@ def test_set_repo_reaches_every_badge_and_cell(copy):
         assert old not in text and old.removeprefix("https://") not in text.replace(
             "colab.research.google.com/", ""
         )
-    for path in course.lessons():
+    for path in notebooks.lessons():
         notebook = nbformat.read(path, as_version=4)
         (cell,) = (cell for cell in notebook.cells if "setup" in cell.metadata.get("tags", []))
         assert 'REPO = "https://github.com/ada/my-fork"' in cell.source
@@ -290,7 +292,7 @@ def little_course(folder, monkeypatch, **sources):
     for stem, source in sources.items():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
         nbformat.write(notebook, folder / "notebooks" / f"{stem[1:]}.ipynb")
-    monkeypatch.setattr(course, "NOTEBOOKS", folder / "notebooks")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", folder / "notebooks")
 
 
 def test_execute_stores_outputs_and_prints_seconds(tmp_path, monkeypatch, capfd):
@@ -315,7 +317,7 @@ def test_execute_leaves_a_failing_lesson_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(Exception, match="on purpose"):
         execute()
     assert (tmp_path / "notebooks" / "01_a.ipynb").read_bytes() == before
-    with pytest.raises(SystemExit, match="no lesson is called 99; there are: 01_a"):
+    with pytest.raises(SystemExit, match="no notebook is called 99; there are: 01_a"):
         execute(["99"])
 
 

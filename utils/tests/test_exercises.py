@@ -12,8 +12,7 @@ import warnings
 import nbformat
 import pytest
 
-from utils.course import ROOT, SETUP_CELL, badge, repository
-from utils.exercises import (
+from utils.course.exercises import (
     EXERCISES,
     STUB,
     exercises,
@@ -26,6 +25,8 @@ from utils.exercises import (
     tasks,
     visible,
 )
+from utils.course.notebooks import SETUP_CELL, badge, repository
+from utils.paths import ROOT
 
 NAMES = exercises()
 if not (EXERCISES / "source").is_dir():

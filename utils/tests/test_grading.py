@@ -17,10 +17,12 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 
-from utils import checks, exercises, grading
-from utils.course import ROOT, main
+from utils import checks, grading
+from utils.course import exercises
+from utils.course.__main__ import main
 from utils.grading import guard, handgrading, reports
 from utils.grading.submissions import Refused, check_file, handed_in, marks, read_exercise
+from utils.paths import ROOT
 
 if not (exercises.EXERCISES / "source").is_dir():
     pytest.skip("a students' copy, without solutions", allow_module_level=True)

@@ -9,11 +9,20 @@ import nbformat
 import pytest
 
 from utils import model
-from utils.course import NOTEBOOKS, ROOT, SETUP_CELL, badge, lessons, repository
-from utils.exercises import exercises, release
+from utils.course.exercises import exercises, release
+from utils.course.notebooks import NOTEBOOKS, SETUP_CELL, badge, lessons, repository
+from utils.paths import ROOT
 
 LESSONS = [pytest.param(path, id=path.stem) for path in lessons()]
-ROOMS = ("model", "video", "training", "rollout", "motion", "tables")
+ROOMS = (
+    "model",
+    "video",
+    "training",
+    "rollout",
+    "motion",
+    "experiments.tables",
+    "experiments.variants",
+)
 
 
 def read(path):

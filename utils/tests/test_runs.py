@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils.course import ROOT
+from utils import paths
 from utils.experiments import runs, tables
 from utils.experiments.grids import BUDGET, CLIPS, GRIDS, SIZES, Run
 from utils.experiments.variants import frame_differences, no_time
+from utils.paths import ROOT
 from utils.training import load_model
 
 
@@ -22,7 +23,7 @@ from utils.training import load_model
 def tiny(tmp_path, monkeypatch):
     """A grid of two lines that trains in a moment, in a folder of its own."""
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "experiments")
-    monkeypatch.setattr(tables, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(paths, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(runs, "SEEDS", range(2))
     monkeypatch.setattr(tables, "SEEDS", range(2))
     for split, n in (("train", 64), ("test", 36)):

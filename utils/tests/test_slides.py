@@ -8,8 +8,9 @@ import tarfile
 import nbformat
 import pytest
 
-from utils import slides
-from utils.course import ROOT, lessons, main, tidy
+from utils.course import slides
+from utils.course.__main__ import main
+from utils.course.notebooks import lessons, tidy
 
 LESSONS = [pytest.param(path, id=path.stem) for path in lessons()]
 TYPES = {"slide", "subslide", "fragment", "notes", "skip", "-"}
@@ -163,18 +164,18 @@ def test_one_page_a_lesson(tmp_path, capsys):
 
 def test_offline_pages_need_no_network(tmp_path, monkeypatch):
     """With packages of our own making, whose check sums are right, and with one whose check sum is not."""
+    place = tmp_path / "reveal"
+    place.mkdir()
     for name in slides.SHA512:
-        with tarfile.open(tmp_path / name, "w:gz") as archive:
+        with tarfile.open(place / name, "w:gz") as archive:
             for package, member in slides.INSIDE.values():
                 if package == name:
                     data = f'/* {member} "</script>" */'.encode()
                     entry = tarfile.TarInfo(member)
                     entry.size = len(data)
                     archive.addfile(entry, io.BytesIO(data))
-    sums = {
-        name: hashlib.sha512((tmp_path / name).read_bytes()).hexdigest() for name in slides.SHA512
-    }
-    monkeypatch.setattr(slides, "PACKAGES", tmp_path)
+    sums = {name: hashlib.sha512((place / name).read_bytes()).hexdigest() for name in slides.SHA512}
+    monkeypatch.setattr(slides, "cache_folder", lambda: tmp_path)
     with pytest.raises(SystemExit, match="is not the file that npm has"):
         slides.make(["03"], tmp_path / "out", offline=True)
     monkeypatch.setattr(slides, "SHA512", sums)
@@ -188,7 +189,7 @@ def test_offline_pages_need_no_network(tmp_path, monkeypatch):
 
 
 def test_a_package_that_cannot_be_fetched_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(slides, "PACKAGES", tmp_path / "none")
+    monkeypatch.setattr(slides, "cache_folder", lambda: tmp_path / "none")
     monkeypatch.setattr(slides, "address", lambda name: f"http://127.0.0.1:9/{name}")
     with pytest.raises(SystemExit, match=r"cannot fetch http://127.*put it into .*none"):
         slides.make(["03"], tmp_path, offline=True)
@@ -207,11 +208,13 @@ def test_addresses_of_the_packages():
 
 def test_an_unknown_lesson_is_an_error(tmp_path):
     with pytest.raises(
-        SystemExit, match="no lesson is called 99; there are: 00_start_here, .*13_experiments"
+        SystemExit, match="no notebook is called 99; there are: 00_start_here, .*13_experiments"
     ):
         main(["slides", "05", "99", "--out", str(tmp_path)])
     assert not list(tmp_path.iterdir())
 
 
-def test_pages_go_where_git_does_not_look():
-    assert slides.OUT.relative_to(ROOT).as_posix().startswith("data/cache/")
+def test_pages_go_to_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(slides, "cache_folder", lambda: tmp_path)
+    slides.make(["03"])
+    assert [path.name for path in (tmp_path / "slides").iterdir()] == ["03_geglu.html"]

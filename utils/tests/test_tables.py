@@ -29,20 +29,6 @@ def test_what_is_saved_is_loaded(file):
     assert "70.0%  (50.0% to 90.0%)" in tables.as_text("tiny")
 
 
-def test_a_file_is_whole_or_as_it_was(file, monkeypatch):
-    before = file.read_text()
-
-    def pulled(*_):
-        raise OSError("the plug")
-
-    monkeypatch.setattr(tables.os, "replace", pulled)
-    with pytest.raises(OSError, match="plug"):
-        tables.write_whole(file, "half of i")
-    assert file.read_text() == before and [path.name for path in file.parent.iterdir()] == [
-        file.name
-    ]
-
-
 def test_unknown_names_and_missing_rows_are_named(file):
     with pytest.raises(ValueError, match="'tinny'.*schemes"):
         tables.load("tinny")

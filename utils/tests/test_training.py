@@ -132,7 +132,7 @@ RUN = """
     torch.manual_seed(0)
     model = TimeSformer(**{tiny})
     if kill != "never":
-        steps, save = [0], training._save_atomically
+        steps = [0]
         learning_rate = training.learning_rate
         def counting(step, *rest):
             steps[0] = step

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nbformat
 
-from utils.course import NOTEBOOKS
+from utils.course.notebooks import NOTEBOOKS
 from utils.paths import ROOT, write_text
 
 EXERCISES = NOTEBOOKS / "exercises"

@@ -1,18 +1,7 @@
-"""The maintainer's command line: `python -m utils.course …`
+"""The lessons as files: which there are, their set-up cell and badges, running them, storing outputs."""
 
-execute [LESSON …]   run lessons and solved exercises (default: all), store their outputs, print seconds
-set-repo URL         point every badge and set-up cell at another GitHub repository (a fork)
-release [EXERCISE …] let nbgrader make the student copies of the exercises (default: all)
-student-copy FOLDER  the course without solutions, hidden tests and model answers, to publish for a class
-grade FOLDER         grade a folder of submissions: points, feedback pages, what could not be graded
-benchmark-video [FOLDER]   frames per second of read_frames beside PyAV's, on the same files
-slides [LESSON …] [--out FOLDER] [--offline] [--reveal PREFIX]   lecture slides from stored outputs (slides.py)
-"""
-
-import argparse
 import hashlib
 import re
-import sys
 import time
 import tomllib
 from pathlib import Path
@@ -23,7 +12,8 @@ from utils.paths import ROOT, write_text
 
 NOTEBOOKS = ROOT / "notebooks"
 
-# The first code cell of every lesson, to the letter (a test compares them).
+# The first code cell of every lesson, to the letter (a test compares them). Its marker is frozen: notebooks that
+# people have downloaded find the course by it.
 SETUP_CELL = """\
 # Set-up: find the course, or fetch it once where this notebook came alone (Colab, Kaggle, a download).
 import os, subprocess, sys
@@ -65,6 +55,24 @@ def lessons():
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
+def solved_exercises():
+    """The exercise notebooks with their solutions; none in a students' copy."""
+    return sorted((NOTEBOOKS / "exercises" / "source").glob("*/*.ipynb"))
+
+
+def choose(names, paths):
+    """The notebooks that are meant: a name is the beginning of a file's name, as "05"; no names: all.
+
+    SystemExit for a name that none begins with.
+    """
+    for name in names:
+        if not any(path.stem.startswith(Path(name).stem) for path in paths):
+            there = ", ".join(path.stem for path in paths)
+            raise SystemExit(f"no notebook is called {name}; there are: {there}")
+    beginnings = [Path(name).stem for name in names] or [""]
+    return [path for path in paths if any(path.stem.startswith(start) for start in beginnings)]
+
+
 def execute(names=()):
     """Run lessons and solved exercises in a kernel each, store outputs, print seconds.
 
@@ -72,16 +80,7 @@ def execute(names=()):
     """
     from nbclient import NotebookClient
 
-    solved = sorted((NOTEBOOKS / "exercises" / "source").glob("*/*.ipynb"))
-    chosen = [
-        path
-        for path in lessons() + solved
-        if not names or any(path.stem.startswith(Path(n).stem) for n in names)
-    ]
-    if not chosen:
-        raise SystemExit(
-            f"no lesson is called {', '.join(names)}; there are: {', '.join(p.stem for p in lessons())}"
-        )
+    chosen = choose(names, lessons() + solved_exercises())
     total = 0.0
     for path in chosen:
         notebook = nbformat.read(path, as_version=4)
@@ -155,60 +154,3 @@ def set_repo(url):
             text = _with_new_checksums(text)
         write_text(path, text)
     print(f"{len(files)} files now point at {new}")
-
-
-def main(arguments=None):
-    """Parse the command line and do what it says."""
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.course",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("execute").add_argument("lessons", nargs="*")
-    commands.add_parser("set-repo").add_argument("url")
-    commands.add_parser("release").add_argument("exercises", nargs="*")
-    commands.add_parser("student-copy").add_argument("folder", type=Path)
-    grading = commands.add_parser("grade")
-    grading.add_argument("folder", type=Path, help="FOLDER/STUDENT/….ipynb or FOLDER/STUDENT.ipynb")
-    grading.add_argument("--out", type=Path, help="where the results go (default: FOLDER-graded)")
-    grading.add_argument("--seconds", type=int, default=60, help="limit for one cell")
-    grading.add_argument("--minutes", type=float, default=10, help="limit for one notebook")
-    grading.add_argument("--memory", type=float, default=4, help="limit for one notebook, in GB")
-    commands.add_parser("benchmark-video").add_argument("folder", nargs="?", type=Path)
-    slides = commands.add_parser("slides")
-    slides.add_argument("lessons", nargs="*")
-    slides.add_argument("--out", type=Path, help="where the pages go; default: data/cache/slides")
-    slides.add_argument("--offline", action="store_true",
-                        help="put reveal.js and MathJax into the pages (fetched once, 8 MB)")  # fmt: skip
-    slides.add_argument("--reveal", metavar="PREFIX", help="address or path of another reveal.js")
-    given = parser.parse_args(arguments)
-    if given.command == "execute":
-        execute(given.lessons)
-    elif given.command == "set-repo":
-        set_repo(given.url)
-    elif given.command == "slides":
-        from utils.slides import make
-
-        make(given.lessons, given.out, given.reveal, given.offline)
-    elif given.command == "release":
-        from utils.exercises import make_release
-
-        for path in make_release(given.exercises):
-            print(path.relative_to(ROOT))
-    elif given.command == "student-copy":
-        from utils.exercises import student_copy
-
-        print(f"{student_copy(given.folder)}: the course without its solutions")
-    elif given.command == "grade":
-        from utils.grading import grade
-
-        grade(given.folder, given.out, given.seconds, given.minutes, given.memory)
-    else:
-        from utils.benchmark import benchmark_video
-
-        benchmark_video(given.folder)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,7 +23,7 @@ from pathlib import Path
 import nbformat
 from nbconvert import SlidesExporter
 
-from utils.course import lessons
+from utils.course.notebooks import choose, lessons
 from utils.paths import cache_folder, whole_file, write_text
 
 TEMPLATE = Path(__file__).with_name("slides.html.j2")
@@ -176,17 +176,6 @@ def packages():
     return texts
 
 
-def choose(names):
-    """The lessons that are meant: each name is the beginning of a file's name, as "05"; none: all."""
-    paths = lessons()
-    for name in names:
-        if not any(path.stem.startswith(Path(name).stem) for path in paths):
-            there = ", ".join(path.stem for path in paths)
-            raise SystemExit(f"no lesson is called {name}; there are: {there}")
-    stems = [Path(name).stem for name in names] or [""]
-    return [path for path in paths if any(path.stem.startswith(stem) for stem in stems)]
-
-
 def make(names=(), out=None, reveal=None, offline=False):
     """Write one page a lesson to the folder `out`. `reveal`: where reveal.js is, an address or a path."""
     out = Path(out or cache_folder() / "slides")
@@ -194,7 +183,7 @@ def make(names=(), out=None, reveal=None, offline=False):
     exporter = SlidesExporter(template_file=str(TEMPLATE), exclude_input_prompt=True,
                               exclude_output_prompt=True, exclude_anchor_links=True)  # fmt: skip
     exporter.reveal_url_prefix = reveal or f"https://unpkg.com/reveal.js@{REVEAL[10:-4]}"
-    for path in choose(names):
+    for path in choose(names, lessons()):
         notebook = nbformat.read(path, as_version=4)
         resources = {"metadata": {"name": path.stem}, "inside": inside}
         page, _ = exporter.from_notebook_node(deck(notebook), resources)

@@ -1,0 +1,7 @@
+"""The maintainer's tools: `python -m utils.course --help`.
+
+notebooks.py   the lessons as files: execute, set-repo
+exercises.py   what nbgrader makes of the exercises: release, student-copy
+slides.py      lecture slides from the lessons
+benchmark.py   speed, measured and printed
+"""

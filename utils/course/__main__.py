@@ -1,0 +1,102 @@
+"""The maintainer's command line: `python -m utils.course …`"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils.paths import ROOT
+
+# Each command imports what it needs when it runs: `grade` needs nbgrader, `start` should be quick.
+
+
+def execute(given):
+    from utils.course.notebooks import execute
+
+    execute(given.notebooks)
+
+
+def set_repo(given):
+    from utils.course.notebooks import set_repo
+
+    set_repo(given.url)
+
+
+def release(given):
+    from utils.course.exercises import make_release
+
+    for path in make_release(given.exercises):
+        print(path.relative_to(ROOT))
+
+
+def student_copy(given):
+    from utils.course.exercises import student_copy
+
+    print(f"{student_copy(given.folder)}: the course without its solutions")
+
+
+def grade(given):
+    from utils.grading import grade
+
+    grade(given.folder, given.out, given.seconds, given.minutes, given.memory)
+
+
+def slides(given):
+    from utils.course.slides import make
+
+    make(given.lessons, given.out, given.reveal, given.offline)
+
+
+def benchmark_video(given):
+    from utils.course.benchmark import benchmark_video
+
+    benchmark_video(given.folder)
+
+
+def parser():
+    """The commands and their arguments."""
+    parser = argparse.ArgumentParser(prog="python -m utils.course", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run, name, help):
+        one = commands.add_parser(name, help=help, description=help)
+        one.set_defaults(run=run)
+        return one
+
+    one = command(execute, "execute", "run lessons and solved exercises (default: all), store their outputs, print seconds")  # fmt: skip
+    one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="as 05, or 05_attention_exercises")  # fmt: skip
+
+    one = command(set_repo, "set-repo", "point every badge and set-up cell at another GitHub repository (a fork)")  # fmt: skip
+    one.add_argument("url")
+
+    one = command(release, "release", "let nbgrader make the student copies of the exercises (default: all)")  # fmt: skip
+    one.add_argument("exercises", nargs="*", metavar="EXERCISE")
+
+    one = command(student_copy, "student-copy", "the course without solutions, hidden tests and model answers, to publish for a class")  # fmt: skip
+    one.add_argument("folder", type=Path)
+
+    one = command(grade, "grade", "grade a folder of submissions: points, feedback pages, what could not be graded")  # fmt: skip
+    one.add_argument("folder", type=Path, help="FOLDER/STUDENT/….ipynb or FOLDER/STUDENT.ipynb")
+    one.add_argument("--out", type=Path, help="where the results go (default: FOLDER-graded)")
+    one.add_argument("--seconds", type=int, default=60, help="limit for one cell")
+    one.add_argument("--minutes", type=float, default=10, help="limit for one notebook")
+    one.add_argument("--memory", type=float, default=4, help="limit for one notebook, in GB")
+
+    one = command(slides, "slides", "lecture slides from the lessons' stored outputs")
+    one.add_argument("lessons", nargs="*", metavar="LESSON")
+    one.add_argument("--out", type=Path, help="where the pages go; default: data/cache/slides")
+    one.add_argument("--offline", action="store_true", help="put reveal.js and MathJax into the pages (fetched once, 8 MB)")  # fmt: skip
+    one.add_argument("--reveal", metavar="PREFIX", help="address or path of another reveal.js")
+
+    one = command(benchmark_video, "benchmark-video", "frames per second of read_frames beside PyAV's, on the same files")  # fmt: skip
+    one.add_argument("folder", nargs="?", type=Path)
+    return parser
+
+
+def main(arguments=None):
+    """Do what the command line says."""
+    given = parser().parse_args(arguments)
+    given.run(given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
