@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 
 from utils.course.notebooks import NOTEBOOKS
-from utils.paths import ROOT, write_text
+from utils.paths import ROOT, whole_file, write_text
 
 EXERCISES = NOTEBOOKS / "exercises"
 STUB = 'raise NotImplementedError("write your answer here")'  # as in nbgrader_config.py
@@ -132,6 +132,8 @@ def make_release(names=(), into=None):
 
 # What a students' copy of the course does not have: solutions, hidden tests, model answers.
 PRIVATE = ("notebooks/exercises/source/", "notebooks/exercises/README.md", "utils/tests/answers/")
+PAGE = "notebooks/exercises/README.md"
+NOTE = ".students-copy"  # in a students' copy: the names of the course's own files, a line each
 FOR_STUDENTS = """\
 # Exercises
 
@@ -146,33 +148,54 @@ def student_copy(folder):
     """Copy the course without its solutions to `folder`, to be published as a repository of its own.
 
     The files that git tracks are copied, as they are now; the history, which holds the solutions, is
-    not. An earlier students' copy is brought up to date; its own history (.git) stays. SystemExit when
-    the folder holds something else, or this is not a git checkout; nothing is written then.
+    not. An earlier students' copy is brought up to date in place: the course's files are written
+    again, those that the course no longer has are removed, and nothing else is touched, neither the
+    copy's own history nor files that an instructor has added. SystemExit when the folder holds
+    something else, or this is not a git checkout; nothing is written then.
     """
     folder = Path(folder).resolve()
-    page = folder / "notebooks" / "exercises" / "README.md"
-    earlier = page.is_file() and page.read_text(encoding="utf-8") == FOR_STUDENTS
-    if folder.exists() and not earlier:
-        raise SystemExit(f"{folder}: already there, and no students' copy; choose a new folder")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    files = [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    names = [name for name in listed.stdout.decode("utf-8").split("\0") if name]
+    files = [n for n in names if (ROOT / n).is_file() and not n.startswith(PRIVATE)]
     if not files:
         raise SystemExit(f"{ROOT}: git lists no files here; clone the course with git first")
+    if folder.exists():
+        _bring_up_to_date(folder, files)
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as part:
         whole = Path(part, folder.name)
-        for name in files:
-            if not name.startswith(PRIVATE):
-                (whole / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, whole / name)
-        (whole / "notebooks/exercises/README.md").write_text(FOR_STUDENTS, encoding="utf-8")
-        if earlier:
-            for place in folder.iterdir():
-                if place.name == ".git":
-                    os.rename(place, whole / ".git")
-            os.rename(folder, Path(part, "before"))  # removed with the temporary folder
+        _write_copy(whole, files)
         os.rename(whole, folder)
     return folder
+
+
+def _bring_up_to_date(folder, files):
+    """Write the course's files into an earlier students' copy, and remove what it no longer has."""
+    note, page = folder / NOTE, folder / PAGE
+    if note.is_file():
+        before = note.read_text(encoding="utf-8").splitlines()
+    elif page.is_file() and page.read_text(encoding="utf-8").startswith(
+        "# Exercises\n\nOne notebook a lesson"
+    ):
+        before = []  # made before copies had a note: nothing in it is removed
+    else:
+        raise SystemExit(f"{folder}: already there, and no students' copy; choose a new folder")
+    _write_copy(folder, files, known=before)
+    for name in set(before) - {*files, PAGE}:
+        place = (folder / name).resolve()
+        if place.is_relative_to(folder):  # a note that somebody edited must not reach outside
+            place.unlink(missing_ok=True)
+    write_text(note, "\n".join(sorted({*files, PAGE})) + "\n")
+
+
+def _write_copy(folder, files, known=()):
+    # the note first: an update that is cut short still knows which files are the course's
+    write_text(folder / NOTE, "\n".join(sorted({*known, *files, PAGE})) + "\n")
+    for name in files:
+        with whole_file(folder / name, flush=False) as part:
+            shutil.copy2(ROOT / name, part)
+    write_text(folder / PAGE, FOR_STUDENTS)
 
 
 def stub(answer):

@@ -4,6 +4,7 @@ utils/tests/answers/NAME.txt lists wrong and right answers for each task that a 
 An entry is either a whole answer cell, or pairs of lines "- old" and "+ new" that change the solution.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -174,13 +175,6 @@ def test_a_students_copy_holds_no_solution(tmp_path):
     for path in (copy / "notebooks" / "exercises").rglob("*.*"):
         text = path.read_text(encoding="utf-8") if path.suffix in (".ipynb", ".md") else ""
         assert "SOLUTION" not in text and "HIDDEN TESTS" not in text and "Mark scheme" not in text
-    (copy / ".git").mkdir()
-    (copy / ".git" / "HEAD").write_text("its own history")
-    (copy / "README.md").unlink()
-    student_copy(copy)  # brought up to date
-    assert (copy / "README.md").is_file() and (
-        copy / ".git" / "HEAD"
-    ).read_text() == "its own history"
     (tmp_path / "other").mkdir()
     with pytest.raises(SystemExit, match="no students' copy; choose a new folder"):
         student_copy(tmp_path / "other")
@@ -188,6 +182,54 @@ def test_a_students_copy_holds_no_solution(tmp_path):
     command = [sys.executable, "-m", "utils.course", "release"]
     run = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     assert run.returncode == 1 and "no solutions here" in run.stderr
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A students' copy with a history, a file of the instructor's, and one the course no longer has."""
+    copy = student_copy(tmp_path / "class")
+    (copy / ".git").mkdir()
+    (copy / ".git" / "HEAD").write_text("its own history")
+    (copy / "syllabus.pdf").write_text("the instructor's")
+    (copy / "utils" / "gone.py").write_text("was in the course once")
+    note = copy / ".students-copy"
+    note.write_text(note.read_text() + "utils/gone.py\n../outside\n")
+    (tmp_path / "outside").touch()
+    (copy / "README.md").unlink()
+    return copy
+
+
+def test_a_students_copy_is_brought_up_to_date_in_place(copied):
+    student_copy(copied)
+    assert (copied / "README.md").read_bytes() == (ROOT / "README.md").read_bytes()
+    assert (copied / ".git" / "HEAD").read_text() == "its own history"
+    assert (copied / "syllabus.pdf").is_file() and (copied.parent / "outside").is_file()
+    assert not (copied / "utils" / "gone.py").exists()
+    assert "gone" not in (copied / ".students-copy").read_text()
+    (copied / ".students-copy").unlink()  # as the first edition made them
+    student_copy(copied)
+    assert (copied / "syllabus.pdf").is_file()
+
+
+def test_an_update_that_fails_loses_nothing(copied, monkeypatch):
+    """A folder that is open on Windows cannot be renamed; a disk may be full: the history stays."""
+    moved = []
+
+    def refused_the_second_time(move):
+        def call(*names):
+            moved.append(names)
+            if len(moved) == 2:
+                raise PermissionError("in use")
+            return move(*names)
+
+        return call
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(f"os.{name}", refused_the_second_time(getattr(os, name)))
+    with pytest.raises(PermissionError):
+        student_copy(copied)
+    assert len(moved) == 2 and (copied / ".git" / "HEAD").read_text() == "its own history"
+    assert (copied / "syllabus.pdf").is_file() and (copied / "utils" / "model.py").is_file()
 
 
 @each
