@@ -26,8 +26,9 @@ class VideoFolder:
 
     Shapes: clip (num_frames, *size, 3) uint8 RGB, label an int that indexes `classes` (sorted, or
     as given). `size`, `sampling` and `pad` as in `read_frames`; for "random" set `epoch` before each
-    epoch, and every clip shows other frames in it. VideoError when the folder is
-    missing, has no class folders, holds an unknown class, or a class without a video.
+    epoch, and every clip shows other frames in it (the workers of a DataLoader are copies: they see
+    the new `epoch` only when they are started anew, so without `persistent_workers`). VideoError when
+    the folder is missing, has no class folders, holds an unknown class, or a class without a video.
     """
 
     def __init__(self, root, num_frames, size, sampling="uniform", pad=False, classes=None, seed=0):
@@ -60,6 +61,7 @@ class VideoFolder:
         return len(self.paths)
 
     def __getitem__(self, index):
+        index = range(len(self))[index]  # -1 is the last one; beyond the end is an IndexError
         seed = (self.seed, self.epoch, index)
         clip = read_frames(
             self.paths[index], self.num_frames, self.size, self.sampling, self.pad, seed
@@ -114,6 +116,12 @@ class VideoFolder:
             raise VideoError(
                 f"{len(broken)} of {len(self)} videos cannot be read:\n" + "\n".join(sorted(broken))
             )
+        odd = next((k for k, clip in enumerate(clips) if clip.shape != clips[0].shape), None)
+        if odd is not None:
+            raise VideoError(
+                f"{self.paths[odd]}: {_told(clips[odd])}, but {self.paths[0]}: {_told(clips[0])}; "
+                "give num_frames and size, so that all clips are alike"
+            )
         return np.stack(clips)
 
     def _fingerprint(self):
@@ -124,6 +132,11 @@ class VideoFolder:
         how = (self.classes, self.num_frames, self.size, self.sampling, self.pad, cv2.__version__)
         text = json.dumps([files, how], default=lambda array: array.tolist())
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _told(clip):
+    t, height, width, _ = clip.shape
+    return f"{t} frames of {height} x {width}"
 
 
 def _digest(clips, labels):

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from filelock import FileLock
 
+from utils.paths import write_text
 from utils.video import write_video
 
 CLASSES = ("left", "right", "up", "down", "approach", "recede")
@@ -123,9 +125,9 @@ def make_counter(num_frames=75, height=120, width=160):
 def write_dataset(root, train=3000, test=600, seed=0, num_frames=8, size=32):
     """Write the motion clips as .mp4 files: root/train/left/0000.mp4, … and root/test/….
 
-    Train and test come from different seeds. Safe to repeat: a folder that is already there and
-    was made with the same numbers is kept, one made with others is a ValueError. The folder
-    appears only when it is complete. Returns root.
+    Train and test come from different seeds. Safe to repeat, also by two programs at the same
+    moment: a folder that is already there and was made with the same numbers is kept, one made with
+    others is a ValueError. The folder appears only when it is complete. Returns root.
     """
     root = Path(root)
     sample = hashlib.sha256(
@@ -134,26 +136,49 @@ def write_dataset(root, train=3000, test=600, seed=0, num_frames=8, size=32):
     recipe = dict(
         train=train, test=test, seed=seed, num_frames=num_frames, size=size, sample=sample
     )
-    note = root / "made_with.json"
-    if note.is_file() and json.loads(note.read_text()) == recipe:
+    if _made_with(root, recipe):
         return root
-    if root.exists():
-        raise ValueError(
-            f"{root}: already there, and not made with {recipe}; delete it or choose another folder"
-        )
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as part:
-        for split, (name, n) in enumerate([("train", train), ("test", test)]):
-            folders = [Path(part, root.name, name, label) for label in CLASSES]
-            for folder in folders:
-                folder.mkdir(parents=True)
-            clips, labels = make_clips(n, (seed, split), num_frames, size)
-            paths = [folders[label] / f"{number:04}.mp4" for number, label in enumerate(labels)]
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(write_video, paths, clips))
-        Path(part, root.name, note.name).write_text(json.dumps(recipe))
-        os.rename(Path(part, root.name), root)
+    with FileLock(root.with_name(f".{root.name}.lock")):  # a second program waits for the first
+        if _made_with(root, recipe):
+            return root
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as part:
+            whole = Path(part, root.name)
+            for split, (name, n) in enumerate([("train", train), ("test", test)]):
+                _write_clips(whole / name, *make_clips(n, (seed, split), num_frames, size))
+            write_text(whole / NOTE, json.dumps(recipe))
+            os.rename(whole, root)
     return root
+
+
+NOTE = "made_with.json"
+
+
+def _made_with(root, recipe):
+    """Whether root is there, made with this recipe. ValueError when it was made with another one."""
+    if not root.exists():
+        return False
+    note = root / NOTE
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == recipe:
+        return True
+    raise ValueError(
+        f"{root}: already there, and not made with {recipe}; delete it or choose another folder"
+    )
+
+
+def _write_clips(folder, clips, labels):
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+    paths = [folder / CLASSES[label] / f"{number:04}.mp4" for number, label in enumerate(labels)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        written = [pool.submit(write_video, *one) for one in zip(paths, clips)]
+        try:
+            for one in written:
+                one.result()
+        finally:
+            pool.shutdown(
+                cancel_futures=True
+            )  # after an error (a full disk, say) the rest is no use
 
 
 # What each way of turning a clip does to its class: the label after it, for each label before it.

@@ -5,6 +5,7 @@ rate, duration) is a claim; the frames that decode are the truth, and everything
 """
 
 import os
+import shutil
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -258,25 +259,33 @@ def write_video(path, frames, fps=8.0, codec=None):
         raise VideoError(
             f"{path}: no codec for the suffix {path.suffix!r}; use one of {', '.join(CODECS)}"
         )
-    t, height, width, _ = frames.shape
     if not path.parent.is_dir():
         raise VideoError(f"{path}: there is no folder {path.parent}")
     with whole_file(path, flush=False) as part:
-        writer = cv2.VideoWriter(
-            str(part), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (width, height)
-        )
-        if not writer.isOpened():
-            raise VideoError(f"{path}: OpenCV cannot write {codec} into {path.suffix} here")
-        for frame in frames:
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-        writer.release()
-        try:
-            with _opened(part) as capture:
-                kept, count = _walk(capture, {0}, to_end=True, size=None, path=part)
-        except VideoError as error:
-            raise VideoError(f"{path}: what {codec} wrote cannot be read back ({error})") from error
-        if count != t or kept[0].shape != (height, width, 3):
-            raise VideoError(
-                f"{path}: {t} frames of {height} x {width} went in, "
-                f"{count} of {kept[0].shape[0]} x {kept[0].shape[1]} came out ({codec})"
-            )
+        reason = _write(part, frames, fps, codec)
+        if reason and shutil.disk_usage(path.parent).free < frames.nbytes:
+            reason = "the disk is full"  # OpenCV writes what fits and says nothing
+        if reason:
+            raise VideoError(f"{path}: {reason}")
+
+
+def _write(path, frames, fps, codec):
+    """Write the frames and read them back; returns what went wrong, or None."""
+    t, height, width, _ = frames.shape
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (width, height)
+    )
+    if not writer.isOpened():
+        return f"OpenCV cannot write {codec} into {path.suffix} here"
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    try:
+        with _opened(path) as capture:
+            kept, count = _walk(capture, {0}, to_end=True, size=None, path=path)
+    except VideoError as error:
+        return f"what {codec} wrote cannot be read back ({error})"
+    if count != t or kept[0].shape != (height, width, 3):
+        size = f"{kept[0].shape[0]} x {kept[0].shape[1]}"
+        return f"{t} frames of {height} x {width} went in, {count} of {size} came out ({codec})"
+    return None

@@ -136,6 +136,20 @@ def test_all_broken_files_are_named_at_once(root, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_places_count_from_the_end_too_and_end_somewhere(root):
+    folder = VideoFolder(root, 4, 8, sampling="random")
+    assert np.array_equal(folder[-1][0], folder[4][0]) and folder[-1][1] == 1
+    with pytest.raises(IndexError):
+        folder[5]
+
+
+def test_clips_of_different_sizes_are_named(root):
+    write_video(root / "wave" / "b.mkv", np.zeros((6, 32, 20, 3), np.uint8))
+    message = r"wave/b.mkv: 6 frames of 32 x 20, but .*jump/a.mkv: 6 frames of 16 x 20; give num_frames and size"  # fmt: skip
+    with pytest.raises(VideoError, match=message):
+        VideoFolder(root, None, None).load(progress=False)
+
+
 def test_wrong_folders_are_named(root, tmp_path):
     with pytest.raises(VideoError, match="nowhere: no such folder"):
         VideoFolder(tmp_path / "nowhere", 4, 8)

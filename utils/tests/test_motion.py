@@ -1,3 +1,7 @@
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +12,7 @@ from utils.motion import _TURN, CLASSES, VELOCITY, augment, make_clip, make_clip
 from utils.paths import DATA
 from utils.recipe import motion_data
 from utils.training import evaluate, fit, load_model, predict
+from utils.video import VideoError
 
 
 def brightness_centre(clip):
@@ -113,7 +118,7 @@ def test_written_clips_come_back_as_they_were(tmp_path):
     assert (root / "made_with.json").stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match="motion: already there"):
         write_dataset(root, train=30, test=12, seed=7)
-    assert [p.name for p in tmp_path.iterdir()] == ["motion"]
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == ["motion"]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
@@ -123,7 +128,40 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.motion.write_video", fails)
     with pytest.raises(OSError):
         write_dataset(tmp_path / "motion", train=12, test=6)
-    assert list(tmp_path.iterdir()) == []
+    assert [p for p in tmp_path.iterdir() if p.suffix != ".lock"] == []
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
+    """A real one, of 300 kB, where this system lets us make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root on Linux can make a small disk")
+    try:
+        with pytest.raises(VideoError, match=r"\.mp4: the disk is full$"):
+            write_dataset(disk / "motion", train=300, test=6)
+        assert [p for p in disk.iterdir() if p.suffix != ".lock"] == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_two_programs_may_build_the_cache_at_the_same_moment(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from utils.motion import write_dataset, CLASSES\n"
+        "from utils.dataset import VideoFolder\n"
+        "root = Path(sys.argv[1]); Path(sys.argv[2]).touch()\n"
+        "while len(list(root.glob('ready*'))) < 2: time.sleep(0.01)\n"
+        "made = write_dataset(root / 'motion', train=60, test=6)\n"
+        "VideoFolder(made / 'train', 8, 32, classes=CLASSES).load(root / 'cache', progress=False)\n"
+    )
+    for attempt in range(2):  # from nothing, and again with all of it there
+        both = [subprocess.Popen([sys.executable, "-c", code, tmp_path, tmp_path / f"ready{attempt}{k}"],
+                                 stderr=subprocess.PIPE, text=True) for k in range(2)]  # fmt: skip
+        errors = [one.communicate()[1] for one in both]
+        assert [one.returncode for one in both] == [0, 0], errors
+    assert len(list((tmp_path / "motion" / "train").glob("*/*.mp4"))) == 60
+    assert not [p for p in tmp_path.iterdir() if "part" in p.name or p.name.startswith(".motion.") and p.is_dir()]  # fmt: skip
 
 
 # The leak checks: whatever is left when the motion is gone must be worth nothing -----------------
