@@ -8,6 +8,7 @@ Understanding?", ICML 2021, arXiv 2102.05095 ("the paper" below).
 """
 
 import math
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -129,6 +130,12 @@ class Attention(nn.Module):
 
 
 # Lesson 06 ------------------------------------------------------------------------------------
+
+
+def as_pair(size):
+    """A size in pixels as (height, width); a single whole number is the side of a square."""
+    height, width = (size, size) if isinstance(size, Integral) else size
+    return int(height), int(width)
 
 
 def patch_grid(image_size, patch_size):
@@ -259,28 +266,28 @@ class AttentionStep(nn.Module):
     copy of the class token; the copies' updates are averaged (as in the authors' released code).
     """
 
-    def __init__(self, dim, heads, step, dropout=0.0):
+    def __init__(self, dim, heads, spec, dropout=0.0):
         super().__init__()
-        self.step = step
+        self.spec = spec
         self.attention = PreNorm(dim, Attention(dim, heads, dropout))
-        self.project = nn.Linear(dim, dim) if step.extra else nn.Identity()
-        if step.extra:
+        self.project = nn.Linear(dim, dim) if spec.extra else nn.Identity()
+        if spec.extra:
             nn.init.zeros_(self.project.weight)
             nn.init.zeros_(self.project.bias)
 
     def forward(self, patches, cls):
         b, t, h, w, _ = patches.shape
-        tokens = fold(patches, self.step)  # (groups, n, dim)
-        if self.step.with_class:
+        tokens = fold(patches, self.spec)  # (groups, n, dim)
+        if self.spec.with_class:
             copies = repeat(cls, "b d -> (b g) 1 d", g=len(tokens) // b)
             tokens = torch.cat([copies, tokens], dim=1)  # (groups, 1 + n, dim)
 
         tokens = self.project(self.attention(tokens))
 
-        if self.step.with_class:
+        if self.spec.with_class:
             copies, tokens = tokens[:, 0], tokens[:, 1:]
             cls = cls + reduce(copies, "(b g) d -> b d", "mean", b=b)
-        return patches + unfold(tokens, self.step, t, h, w), cls
+        return patches + unfold(tokens, self.spec, t, h, w), cls
 
 
 class Block(nn.Module):
@@ -310,7 +317,8 @@ class TimeSformer(nn.Module):
     `image_size` is the side of a square frame or (height, width), in pixels. `forward(video)`
     takes (b, t, c, height, width) float32, normalised, and returns logits (b, num_classes);
     `forward_features(video)` returns (b, dim). ValueError for an unknown scheme, for sizes that
-    the scheme cannot split, and for a clip of another size than the model's (see `resize_model`). Source: the paper, section 3.
+    the scheme cannot split, and for a clip of another size than the model's (see `resize_model`).
+    Source: the paper, section 3.
     """
 
     def __init__(self, num_classes, image_size, num_frames, patch_size, dim, depth, heads,
@@ -318,20 +326,19 @@ class TimeSformer(nn.Module):
         super().__init__()
         if scheme not in SCHEMES:
             raise ValueError(f"unknown scheme {scheme!r}; there are {', '.join(SCHEMES)}")
-        self.config = dict(num_classes=num_classes, image_size=image_size, num_frames=num_frames,
+        height, width = as_pair(image_size)
+        self.config = dict(num_classes=num_classes, image_size=(height, width), num_frames=num_frames,
                            patch_size=patch_size, dim=dim, depth=depth, heads=heads, scheme=scheme,
                            activation=activation, mult=mult, dropout=dropout)  # fmt: skip
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.clip_shape = (num_frames, 3, height, width)
         self.per_frame = scheme == "space"  # frames meet only at the very end
-        for step in SCHEMES[
-            scheme
-        ]:  # a clip that the scheme cannot split is an error now, not later
+        steps = SCHEMES[scheme]
+        for step in steps:  # a clip that the scheme cannot split is an error now, not later
             axis_sizes(step, num_frames, *patch_grid((height, width), patch_size))
         with_time = not self.per_frame
         self.embedding = VideoEmbedding((height, width), num_frames, patch_size, dim, with_time)
         self.blocks = nn.ModuleList(
-            Block(dim, heads, SCHEMES[scheme], activation, mult, dropout) for _ in range(depth)
+            Block(dim, heads, steps, activation, mult, dropout) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes)
@@ -356,12 +363,12 @@ class TimeSformer(nn.Module):
 def resize_model(model, image_size, num_frames):
     """Adapt a model to clips of another size by interpolating its position embeddings.
 
-    All other weights stay as they are; the model is changed in place and returned. ValueError
-    when the patch size does not divide the new image size, or the scheme cannot split the new patch
-    grid; the model is then as it was. Source: Dosovitskiy et al. 2021, arXiv
-    2010.11929, section 3.2.
+    All other weights stay as they are; the model is changed in place and returned. The embeddings
+    become new parameters, so make the optimiser afterwards. ValueError when the patch size does not
+    divide the new image size, or the scheme cannot split the new patch grid; the model is then as it
+    was. Source: Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.2.
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = as_pair(image_size)
     grid = patch_grid((height, width), model.embedding.patch_size)
     for step in SCHEMES[model.config["scheme"]]:
         axis_sizes(step, num_frames, *grid)
@@ -373,13 +380,13 @@ def resize_model(model, image_size, num_frames):
         time = F.interpolate(time, num_frames, mode="linear")
         model.embedding.time = nn.Parameter(rearrange(time, "1 d t -> t d"))
     model.clip_shape = (num_frames, 3, height, width)
-    model.config |= dict(image_size=image_size, num_frames=num_frames)
+    model.config |= dict(image_size=(height, width), num_frames=num_frames)
     return model
 
 
 def count_parameters(model):
-    """How many numbers the model learns."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """How many numbers the model learns; what is frozen does not count."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def multiply_adds(model, clips=1):

@@ -15,13 +15,19 @@ SCHEME_NAMES = {
 def published_config(model):
     """The arguments of `transformers.TimesformerConfig` that describe the same network.
 
-    ValueError for a model whose MLP is gated: the published one is plain ("gelu").
+    ValueError for a model whose MLP is gated (the published one is plain, "gelu"), for a scheme that
+    was never published, and for frames that are not square.
     """
     config = model.config
+    if config["scheme"] not in SCHEME_NAMES:
+        raise ValueError(f"no published model has the scheme {config['scheme']!r}; there are {', '.join(SCHEME_NAMES)}")  # fmt: skip
     if config["activation"] != "gelu":
         raise ValueError(f'the published MLP is activation="gelu", not {config["activation"]!r}')
+    height, width = config["image_size"]
+    if height != width:
+        raise ValueError(f"the published model takes square frames, not {height} x {width}")
     return dict(
-        image_size=config["image_size"], patch_size=config["patch_size"], num_frames=config["num_frames"],
+        image_size=height, patch_size=config["patch_size"], num_frames=config["num_frames"],
         hidden_size=config["dim"], num_hidden_layers=config["depth"], num_attention_heads=config["heads"],
         intermediate_size=config["dim"] * config["mult"], attention_type=SCHEME_NAMES[config["scheme"]],
         num_labels=config["num_classes"], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,

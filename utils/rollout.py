@@ -18,10 +18,10 @@ def step_matrix(step, patches, cls):
     are averaged, as the step averages their updates.
     """
     _, t, h, w, _ = patches.shape
-    tokens = fold(patches, step.step)
+    tokens = fold(patches, step.spec)
     places = torch.arange(1, t * h * w + 1, device=patches.device).view(1, t, h, w, 1)
-    places = fold(places, step.step)[..., 0]
-    if step.step.with_class:
+    places = fold(places, step.spec)[..., 0]
+    if step.spec.with_class:
         tokens = torch.cat([repeat(cls, "1 d -> g 1 d", g=len(tokens)), tokens], dim=1)
         places = torch.cat([places.new_zeros(len(places), 1), places], dim=1)
     normed = step.attention.norm(tokens)
@@ -29,9 +29,8 @@ def step_matrix(step, patches, cls):
 
     size = 1 + t * h * w
     matrix = patches.new_zeros(size, size)
-    for group, place in zip(weights, places):
-        matrix[place[:, None], place[None, :]] += group
-    if not step.step.with_class:
+    matrix.index_put_((places[:, :, None], places[:, None, :]), weights, accumulate=True)
+    if not step.spec.with_class:
         matrix[0, 0] = 1
     return matrix / matrix.sum(-1, keepdim=True)  # the class token's row was added once per group
 
@@ -56,16 +55,17 @@ def attention_rollout(model, clip):
         )
     was_training = model.training
     model.eval()
-    patches, cls = model.embedding(video)
-    itself = torch.eye(1 + patches[0, ..., 0].numel(), device=patches.device)
-    total = itself
-    for block in model.blocks:
-        for step in block.steps:
-            total = (
-                (step_matrix(step, patches, cls) + itself) / 2 @ total
-            )  # the later step leftmost
-            patches, cls = step(patches, cls)
-        patches, cls = patches + block.feed_forward(patches), cls + block.feed_forward(cls)
-    model.train(was_training)
+    try:
+        patches, cls = model.embedding(video)
+        itself = torch.eye(1 + patches[0, ..., 0].numel(), device=patches.device)
+        total = itself
+        for block in model.blocks:
+            for step in block.steps:
+                matrix = (step_matrix(step, patches, cls) + itself) / 2
+                total = matrix @ total  # the later step leftmost
+                patches, cls = step(patches, cls)
+            patches, cls = patches + block.feed_forward(patches), cls + block.feed_forward(cls)
+    finally:
+        model.train(was_training)
     onto_patches = total[0, 1:].view(patches.shape[1:4])
     return onto_patches / onto_patches.sum()

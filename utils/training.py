@@ -5,6 +5,7 @@ batch of them into what the model takes. Weights and runs are safetensors files:
 no code.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -68,8 +69,9 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     is given. `augment(clips, labels, rng)` changes each batch. All randomness of a step follows
     from `seed` and the step's number. With `checkpoint` (a file) the run is saved every `every`
     steps and at the end, and continues from there when it is called again: on the same machine it
-    ends with the same bits as a run that was never stopped. FloatingPointError when the loss is no
-    longer a number, ValueError when the checkpoint belongs to another run.
+    ends with the same bits as a run that was never stopped. ValueError when the clips do not fill one
+    batch, or the checkpoint belongs to another run; FloatingPointError when the loss is no longer a
+    number.
     """
     clips, labels = train
     device = next(model.parameters()).device
@@ -80,65 +82,87 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=weight_decay
     )
-    run = dict(model=getattr(model, "config", None), clips=len(clips), epochs=epochs, batch_size=batch_size,
-               peak_lr=peak_lr, weight_decay=weight_decay, warm_up=warm_up, clip_norm=clip_norm, seed=seed,
-               augment=getattr(augment, "__name__", None))  # fmt: skip
+    run = dict(network=_network(model), epochs=epochs, batch_size=batch_size,
+               peak_lr=peak_lr, weight_decay=weight_decay, warm_up=warm_up, clip_norm=clip_norm,
+               seed=seed, augment=_name(augment))  # fmt: skip
     gpus = [device] if device.type == "cuda" else []
     first, history, sums = 0, [], [0.0, 0]
     if checkpoint is not None:
-        run["data"] = hashlib.sha256(np.ascontiguousarray(clips)).hexdigest()
-        run["data"] += hashlib.sha256(np.ascontiguousarray(labels)).hexdigest()
-    if checkpoint is not None and Path(checkpoint).exists():
-        first, history, sums = load_run(checkpoint, model, optimizer, run)
+        run |= dict(train=_digest(train), test=None if test is None else _digest(test))
+        if Path(checkpoint).exists():
+            first, history, sums = load_run(checkpoint, model, optimizer, run)
 
-    bar = tqdm(
-        total=steps, initial=first, desc="training", unit="step", disable=not progress, leave=False
-    )
     model.train()
-    for step in range(first, steps):
-        epoch, position = divmod(step, per_epoch)
-        order = np.random.default_rng((seed, epoch)).permutation(len(clips))
-        chosen = order[position * batch_size : (position + 1) * batch_size]
-        batch, targets = clips[chosen], labels[chosen]
-        if augment is not None:
-            batch, targets = augment(batch, targets, np.random.default_rng((seed, epoch, position)))
+    how = dict(desc="training", unit="step", disable=not progress, leave=False)
+    with tqdm(total=steps, initial=first, **how) as bar:
+        for step in range(first, steps):
+            epoch, position = divmod(step, per_epoch)
+            order = np.random.default_rng((seed, epoch)).permutation(len(clips))
+            chosen = order[position * batch_size : (position + 1) * batch_size]
+            batch, targets = clips[chosen], labels[chosen]
+            if augment is not None:
+                batch, targets = augment(
+                    batch, targets, np.random.default_rng((seed, epoch, position))
+                )
 
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak_lr, warm_up)
-        with torch.random.fork_rng(devices=gpus):  # for dropout; the caller's seed stays untouched
-            torch.manual_seed(seed * 1_000_003 + step)
-            logits = model(to_video(batch).to(device))
-        targets = torch.as_tensor(targets, device=device)
-        loss = F.cross_entropy(logits, targets)
-        if not torch.isfinite(loss):
-            bar.close()
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}: try a smaller peak_lr than {peak_lr}, and check the clips"
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        optimizer.step()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, peak_lr, warm_up)
+            with torch.random.fork_rng(
+                devices=gpus
+            ):  # for dropout; the caller's seed stays untouched
+                torch.manual_seed(seed * 1_000_003 + step)
+                logits = model(to_video(batch).to(device))
+            targets = torch.as_tensor(targets, device=device)
+            loss = F.cross_entropy(logits, targets)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} at step {step}: try a smaller peak_lr than {peak_lr}, and check the clips"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+            optimizer.step()
 
-        sums = [sums[0] + loss.item(), sums[1] + (logits.argmax(-1) == targets).sum().item()]
-        if position == per_epoch - 1:
-            row = dict(
-                epoch=epoch + 1,
-                loss=sums[0] / per_epoch,
-                accuracy=sums[1] / (per_epoch * batch_size),
-            )
-            if test is not None:
-                row["test_accuracy"] = evaluate(model, test)
-            history.append(row)
-            sums = [0.0, 0]
-            bar.set_postfix(
-                {name: f"{value:.3f}" for name, value in row.items() if name != "epoch"}
-            )
-        bar.update()
-        if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == steps):
-            save_run(checkpoint, model, optimizer, run, step + 1, history, sums)
-    bar.close()
+            sums = [sums[0] + loss.item(), sums[1] + (logits.argmax(-1) == targets).sum().item()]
+            if position == per_epoch - 1:
+                row = dict(
+                    epoch=epoch + 1,
+                    loss=sums[0] / per_epoch,
+                    accuracy=sums[1] / (per_epoch * batch_size),
+                )
+                if test is not None:
+                    row["test_accuracy"] = evaluate(model, test)
+                history.append(row)
+                sums = [0.0, 0]
+                bar.set_postfix(
+                    {name: f"{value:.3f}" for name, value in row.items() if name != "epoch"}
+                )
+            bar.update()
+            if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == steps):
+                save_run(checkpoint, model, optimizer, run, step + 1, history, sums)
     return history
+
+
+def _digest(data):
+    return [hashlib.sha256(np.ascontiguousarray(part)).hexdigest()[:16] for part in data]
+
+
+def _network(model):
+    """What tells one network from another in a checkpoint: its class, its sizes, what it learns."""
+    shapes = [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()]
+    learned = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    digest = hashlib.sha256(json.dumps([shapes, learned]).encode()).hexdigest()[:16]
+    return dict(kind=type(model).__name__, config=getattr(model, "config", None), weights=digest)
+
+
+def _name(call):
+    """What tells one augmentation from another: a function's name, a partial's with its arguments."""
+    if call is None:
+        return None
+    if isinstance(call, functools.partial):
+        return [_name(call.func), repr(call.args), repr(sorted(call.keywords.items()))]
+    named = call if hasattr(call, "__qualname__") else type(call)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _save(tensors, path, metadata):
@@ -162,8 +186,8 @@ def load_run(path, model, optimizer, run):
         raise ValueError(
             f"{path}: holds a model, not a training run to go on with; choose another file name"
         )
-    place = json.loads(metadata["place"])
-    if place["run"] != json.loads(json.dumps(run)):
+    place, run = json.loads(metadata["place"]), json.loads(json.dumps(run))  # tuples become lists
+    if place["run"] != run:
         was = {name: value for name, value in place["run"].items() if run.get(name) != value}
         raise ValueError(
             f"{path}: holds another training run (there: {was}); delete it or choose another file"
@@ -194,12 +218,16 @@ def save_model(model, path, **notes):
 
 
 def load_model(path):
-    """Rebuild a saved TimeSformer: (model in eval mode, notes). ValueError when it is not one."""
+    """Rebuild a saved TimeSformer: (model in eval mode, notes).
+
+    FileNotFoundError when there is no such file, ValueError when it is not one of `save_model`'s.
+    """
     tensors, metadata = _open(path)
     if "config" not in metadata:
         raise ValueError(f"{path}: a safetensors file, but not one that save_model wrote")
-    model = TimeSformer(**json.loads(metadata["config"]))
-    model.load_state_dict(tensors)
+    with torch.device("meta"):  # no weights are drawn: the caller's random numbers stay the same
+        model = TimeSformer(**json.loads(metadata["config"]))
+    model.load_state_dict(tensors, assign=True)
     return model.eval(), json.loads(metadata["notes"])
 
 
@@ -207,7 +235,7 @@ def _open(path):
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
+    except FileNotFoundError:
+        raise
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error

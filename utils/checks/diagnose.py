@@ -68,7 +68,7 @@ def number(value, name):
 def whole(value, name):
     """`value` as an int; AssertionError unless it is a whole number."""
     found = number(value, name)
-    assert found == int(found), f"{name}: a whole number was expected, not {found:g}"
+    assert found.is_integer(), f"{name}: a whole number was expected, not {found:g}"
     return int(found)
 
 
@@ -147,9 +147,11 @@ def check_answers(found, right, hints=None, tolerance=0.005):
     """
     assert isinstance(found, dict), f"return the dict of answers, not {found!r}"
     found = {key: _plain(value) for key, value in found.items()}
-    missing, extra = sorted(set(right) - set(found)), sorted(set(found) - set(right))
-    assert not missing, f"there is no answer to {', '.join(map(repr, missing))}"
-    assert not extra, f"nobody asked for {', '.join(map(repr, extra))}"
+    missing, extra = (
+        sorted(map(repr, keys)) for keys in (set(right) - set(found), set(found) - set(right))
+    )
+    assert not missing, f"there is no answer to {', '.join(missing)}"
+    assert not extra, f"nobody asked for {', '.join(extra)}"
     still_open = [key for key in right if found[key] is None]
     assert not still_open, (
         f"answer all {len(right)} first; {', '.join(map(repr, still_open))} is still open"

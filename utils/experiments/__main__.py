@@ -37,10 +37,14 @@ from utils.training import evaluate, load_model, predict, save_model
 from utils.video import read_frames, write_video
 
 
-def _measure(results, variant, seed, stored, **how):
-    """Train one variant with one seed and add a line to the results file; skip what is there."""
+def _measure(results, variant, seed, stored, keep=None, **how):
+    """Train one variant with one seed and add a line to the results file; skip what is there.
+
+    `keep` is a file for the model. It is written before the line: with the line there, nobody would
+    miss the model.
+    """
     if any(row["variant"] == variant and row["seed"] == seed for row in stored["rows"]):
-        return None
+        return
     run = cache_folder() / f"{variant.replace(' ', '_')}_{seed}.run.safetensors"
     resumed = run.exists()  # then the seconds below are not those of a whole run
     model, history, seconds = train_motion(seed, checkpoint=run, **how)
@@ -51,11 +55,12 @@ def _measure(results, variant, seed, stored, **how):
         seconds=None if resumed else round(seconds, 1),
         train_accuracy=[round(epoch["accuracy"], 4) for epoch in history],
     )
+    if keep is not None:
+        save_model(model, keep, classes=CLASSES, **row)
     stored["rows"].append(row)
     write_text(results, json.dumps(stored, indent=1) + "\n")
     run.unlink()
     print(f"{variant}, seed {seed}: {row['test_accuracy']:.1%}, {row['seconds']} s", flush=True)
-    return model, row
 
 
 def _stored(results):
@@ -63,7 +68,7 @@ def _stored(results):
     setting = dict(model=MODEL, recipe=RECIPE, machine=machine())
     if not results.exists():
         return dict(**setting, rows=[])
-    stored = json.loads(results.read_text())
+    stored = json.loads(results.read_text(encoding="utf-8"))
     if {name: stored.get(name) for name in setting} != setting:
         raise ValueError(
             f"{results.name}: made with another model, recipe or machine; move it away to measure again"
@@ -76,9 +81,8 @@ def motion_seeds():
     results = DATA / "motion_seeds.json"
     stored = _stored(results)
     for seed in range(5):
-        done = _measure(results, "the recipe", seed, stored)
-        if done and seed == 0:
-            save_model(done[0], DATA / "motion_divided.safetensors", classes=CLASSES, **done[1])
+        keep = DATA / "motion_divided.safetensors" if seed == 0 else None
+        _measure(results, "the recipe", seed, stored, keep)
 
 
 def recipe_variants():

@@ -20,6 +20,7 @@ from utils.experiments import tables
 from utils.experiments.grids import AUGMENT, BUDGET, GRIDS, SEEDS, SIZES, task_clips
 from utils.experiments.tables import line_name, machine, row_key
 from utils.experiments.variants import seeded
+from utils.model import count_parameters
 from utils.training import evaluate, fit, save_model, to_video
 
 
@@ -82,7 +83,7 @@ def train_row(name, index, seed, checkpoint=None):
         model.eval()
         row = dict(variant=run.variant, task=run.task, seed=seed, accuracy=round(evaluate(model, test), 4),
                    train_accuracy=[round(epoch["accuracy"], 4) for epoch in history],
-                   parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+                   parameters=count_parameters(model),
                    seconds=None if resumed else round(seconds, 1))  # fmt: skip
         if run.features:
             row |= separation(model, test)
@@ -154,10 +155,13 @@ def fill(name, jobs=1):
             else:
                 waiting.append((name, number, seed))
         for index, row, on in _trained(waiting, jobs):
-            _add(name, row, on)
             checkpoint = _place(grid[index], row["seed"])
-            if grid[index].features and row["seed"] == 0:
+            if (
+                grid[index].features and row["seed"] == 0
+            ):  # first: with the row there, nobody would miss it
+                tables.RESULTS.mkdir(parents=True, exist_ok=True)
                 os.replace(checkpoint.with_suffix(".model"), model_file(name, row["variant"]))
+            _add(name, row, on)
             checkpoint.unlink()
             bar.update()
             bar.write(f"{row['variant']} / {row['task']}, seed {row['seed']}: {row['accuracy']:.1%}, {row['seconds']} s")  # fmt: skip

@@ -110,7 +110,7 @@ class NoSkip(nn.Module):
 
     def forward(self, patches, cls):
         new_patches, new_cls = self.inner(patches, cls)
-        return new_patches - patches, new_cls - cls if self.inner.step.with_class else cls
+        return new_patches - patches, new_cls - cls if self.inner.spec.with_class else cls
 
 
 def no_attention_skips(model):
@@ -151,12 +151,12 @@ class PostNormStep(nn.Module):
 
     def __init__(self, step):
         super().__init__()
-        self.norm, self.inner, self.step = step.attention.norm, step, step.step
+        self.norm, self.inner, self.spec = step.attention.norm, step, step.spec
         step.attention.norm = nn.Identity()
 
     def forward(self, patches, cls):
         patches, cls = self.inner(patches, cls)
-        return self.norm(patches), self.norm(cls) if self.step.with_class else cls
+        return self.norm(patches), self.norm(cls) if self.spec.with_class else cls
 
 
 class PostNormBlock(nn.Module):

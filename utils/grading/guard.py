@@ -2,8 +2,9 @@
 
 An ordinary Python kernel with less reach, so that a careless or a curious notebook does no harm:
 
-everywhere  an audit hook refuses to read the solutions, other submissions, gradebooks and notebooks,
-            to write outside the work folder, to start programs, to signal other processes and to
+everywhere  an audit hook judges what Python announces to such hooks. It refuses to read the solutions,
+            the tests' model answers, other submissions, gradebooks and notebooks, to make, change or
+            remove files outside the work folder, to start programs, to signal other processes and to
             talk to other machines; each attempt goes to a log. Before every cell the functions of
             `utils` and of torch that a cell has replaced are put back.
 Linux       the kernel's own Landlock (5.13 and later; the network from 6.7, signals from 6.12) holds
@@ -12,20 +13,39 @@ Linux       the kernel's own Landlock (5.13 and later; the network from 6.7, sig
             connection opened. A limit on memory makes an allocation fail instead of the machine.
 
 What this does not stop: the checks run in the same process as the answers, so who digs in frames,
-`gc` or `ctypes` can read the hidden tests of a running cell, or bend a check so that it passes. Without
-Landlock compiled code reads and writes what it likes. UDP is refused to Python code only, and the
-answers that `utils` holds (it is the course) can be imported. Code that you take for hostile belongs
-in a container or a virtual machine.
+`gc` or `ctypes` can read the hidden tests of a running cell, or bend a check so that it passes; who
+replaces what the hook itself uses (`os.path`, `builtins`) can blind it. The hook sees names, not
+files: `os.stat` tells of every file that it is there, and a link that another thread turns around
+between the judgement and the deed gets through. Compiled code announces nothing (numpy.fromfile,
+torch.save, video files, the ATTACH of SQLite, `fcntl.ioctl`): without Landlock it reads and writes
+what it likes. UDP is refused to Python code only, and the answers that `utils` holds (it is the
+course) can be imported. Code that you take for hostile belongs in a container or a virtual machine.
 """
 
 import ctypes
+import importlib
 import json
 import os
+import re
+import stat
 import sys
-from pathlib import Path
+import unicodedata
+from pathlib import Path, PosixPath, WindowsPath
+from urllib.parse import unquote
 
 REFUSAL = "the grader does not let an exercise "
 ATTEMPTS = 20  # as many are written down; the rest is refused in silence
+
+# What could get around the hook, and what no Python up to 3.13 announces: `announce` does.
+UNANNOUNCED = {
+    "_posixsubprocess": ("fork_exec",),  # how multiprocessing starts a fresh Python
+    "posix": ("mkfifo", "mknod", "chroot", "unshare", "setns"),
+    "_signal": ("pidfd_send_signal",),
+}
+INTERPRETERS = ("_interpreters", "_xxsubinterpreters")  # a new interpreter has no hook
+REGISTRY = tuple(f"winreg.{name}" for name in (
+    "ConnectRegistry", "CreateKey", "DeleteKey", "DeleteValue", "LoadKey", "SaveKey", "SetValue",
+    "DisableReflectionKey", "EnableReflectionKey"))  # fmt: skip
 
 # Landlock's rights, from linux/landlock.h: 16 on files, of which a plain file knows five.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REFER, TRUNCATE, IOCTL = (
@@ -112,13 +132,71 @@ def limit(memory):
         ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG: no kernel outlives its grader
 
 
+def announce():
+    """Announce to audit hooks what Python keeps from them; nothing of it is let through any more."""
+    for module, names in UNANNOUNCED.items():
+        module = sys.modules.get(module)
+        for name in names:
+            if hasattr(module, name):
+                stub = _announced(f"{module.__name__}.{name}")
+                for place in (module, os, sys.modules.get("signal")):
+                    if hasattr(place, name):
+                        setattr(place, name, stub)
+
+
+def _announced(event):
+    return lambda *given, **named: sys.audit(event, *given)
+
+
+def plain(name):
+    """A path as true text: a subclass could tell the hook one thing and the system another."""
+    if isinstance(name, str):
+        return str.__str__(name)
+    return os.fsdecode(bytes(memoryview(name)))
+
+
+def behind(descriptor):
+    """The file or folder behind a descriptor; None where there is none or the system does not say."""
+    try:
+        if sys.platform == "darwin":
+            fcntl = importlib.import_module("fcntl")
+            path = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")
+        else:
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return None
+    return os.fsdecode(path) if os.path.isabs(path) else None
+
+
+def open_folders():
+    """The folders that this process holds open, as `behind` names them; None where nobody says."""
+    try:
+        numbers = os.listdir("/dev/fd" if sys.platform == "darwin" else "/proc/self/fd")
+    except OSError:
+        return None
+    folders = []
+    for number in map(int, numbers):
+        try:
+            if stat.S_ISDIR(os.fstat(number).st_mode):
+                folders.append(behind(number))
+        except OSError:
+            pass  # closed by now: it was the list's own
+    return None if None in folders else folders
+
+
 def audit_hook(forbidden, writable, log):
     """A hook for sys.addaudithook that raises PermissionError; `log` is called with each attempt."""
-    forbidden, writable = (
-        [os.path.realpath(name) for name in names] for names in (forbidden, writable)
-    )
+    # where capital letters or the spelling of an umlaut make no difference, they must not hide a file
+    careless = sys.platform in ("darwin", "win32")
+    relative = os.open in os.supports_dir_fd
     seen = set()
     here = os.getpid()
+
+    def alike(path):
+        return unicodedata.normalize("NFC", path).casefold() if careless else path
+
+    forbidden, writable = ([os.path.realpath(n) for n in names] for names in (forbidden, writable))
+    forbidden = [alike(place) for place in forbidden]
 
     def refuse(what):
         if what not in seen and len(seen) < ATTEMPTS:
@@ -129,31 +207,96 @@ def audit_hook(forbidden, writable, log):
     def within(path, places):
         return any(path == place or path.startswith(place + os.sep) for place in places)
 
-    def real(path):
-        return os.path.realpath(os.fsdecode(path))
-
     def reading(path):
-        if within(path, forbidden) or path.endswith(".ipynb"):
+        if within(alike(path), forbidden) or path.lower().endswith(".ipynb"):
             refuse(f"read {path}")
 
     def writing(path):
         if not within(path, writable) and path != os.devnull:
             refuse(f"write {path}")
 
-    def opened(path, mode, flags):
-        if not isinstance(path, (str, bytes)):
-            return  # a file descriptor: its opening was judged
-        path = real(path)
-        writes = set(mode) & set("wax+") if mode else flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if writes:
+    def places(name, folder=-1):
+        """Where a name lies and where it leads: two places if it is a link, none if it is unknown.
+
+        name: a path, a descriptor or None (the current folder); folder: a descriptor, -1 for none.
+        """
+        if isinstance(name, int):
+            path = behind(name)
+            return (path, path) if path else ()
+        path = "." if name is None else plain(name)
+        if folder != -1 and not os.path.isabs(path):
+            base = behind(folder)
+            if base is None:
+                refuse("name files by dir_fd, which cannot be judged here")
+            path = os.path.join(base, path)
+        leads = os.path.realpath(path)
+        parent, last = os.path.split(path)
+        if last in ("", os.curdir, os.pardir):
+            return leads, leads
+        return os.path.join(os.path.realpath(parent), last), leads
+
+    def read(name, folder=-1):
+        for path in places(name, folder):
+            reading(path)
+
+    def change(name, folder=-1):  # the name itself, even if it is a link
+        for path in places(name, folder)[:1]:
             writing(path)
-        reading(path)
+
+    def write(name, folder=-1):  # what the name leads to
+        for path in places(name, folder):
+            writing(path)
+
+    def write_behind(name, folder=-1):
+        # a descriptor opened for reading will do for this
+        if isinstance(name, int) and behind(name) is None:
+            refuse("change a file by its descriptor, which cannot be judged here")
+        write(name, folder)
+
+    def link(target, name, folder=-1):
+        for lies, _ in [places(name, folder)]:
+            read(os.path.join(os.path.dirname(lies), plain(target)))
+
+    def database(name):
+        if type(name) in (PosixPath, WindowsPath):
+            name = os.fspath(name)
+        if not isinstance(name, (str, bytes)):
+            refuse("open a database by an object of its own making")
+        name = plain(name)
+        address = re.fullmatch(r"file:(?://(?:localhost)?(?=/))?([^?#]*).*", name, re.DOTALL)
+        for path in {name, unquote(address[1]) if address else name} - {"", ":memory:"}:
+            read(path)
+            write(path)
+
+    def device(name):
+        if not plain(name).startswith("\\\\.\\pipe\\"):
+            read(name)
+            write(name)
+
+    def opened(name, mode, flags):
+        if isinstance(name, int):
+            return  # a descriptor: its opening was judged
+        name = plain(name)
+        folders = [""]
+        if mode is None and relative and not os.path.isabs(name):
+            # os.open, whose event does not tell dir_fd: it may be any folder that is open
+            open_ones = open_folders()
+            if open_ones is None:
+                refuse("os.open a relative name, which cannot be judged here")
+            folders += open_ones
+        changing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_TEMPORARY", 0)
+        for folder in folders:
+            path = os.path.realpath(os.path.join(folder, name))
+            if set(mode) & set("wax+") if mode else flags & changing:
+                writing(path)
+            reading(path)
 
     def connected(address):
-        host = address[0] if isinstance(address, tuple) else "localhost"
-        if isinstance(host, bytes):
-            host = host.decode("ascii", "replace")
-        if host not in (None, "", "localhost", "::1") and not str(host).startswith("127."):
+        host = tuple.__getitem__(address, 0) if isinstance(address, tuple) else "localhost"
+        if isinstance(host, (str, bytes)):
+            host = plain(host)
+        local = (None, "", "localhost", "::1")
+        if host not in local and not re.fullmatch(r"127(\.[0-9]+){1,3}", str(host)):
             refuse(f"connect to {host}")
 
     def started(program):
@@ -162,31 +305,77 @@ def audit_hook(forbidden, writable, log):
             raise PermissionError(REFUSAL + f"start {name}")  # libraries ask for these: no attempt
         refuse(f"start {name}")
 
+    def forked(*given):
+        if "multiprocessing.resource_tracker" in repr(given):  # a lock asks for it: no attempt
+            raise PermissionError(REFUSAL + "start a process")
+        refuse("start a process")
+
+    # The events that name files: (judge, position of the name, position of its dir_fd or None)
+    files = {
+        "os.listdir": [(read, 0, None)],
+        "os.scandir": [(read, 0, None)],
+        "os.chdir": [(read, 0, None)],
+        "os.getxattr": [(read, 0, None)],
+        "os.listxattr": [(read, 0, None)],
+        "os.remove": [(change, 0, 1)],
+        "os.rmdir": [(change, 0, 1)],
+        "os.mkdir": [(change, 0, 2)],
+        "os.rename": [(read, 0, 2), (change, 0, 2), (change, 1, 3)],
+        "os.symlink": [(change, 1, 2)],
+        "os.link": [(read, 0, 2), (write, 0, 2), (change, 1, 3)],
+        "os.truncate": [(write, 0, None)],  # a descriptor must be open for writing: it was judged
+        "os.chmod": [(write_behind, 0, 2)],
+        "os.chown": [(write_behind, 0, 3)],
+        "os.utime": [(write_behind, 0, 3)],
+        "os.chflags": [(write_behind, 0, None)],
+        "os.setxattr": [(write_behind, 0, None)],
+        "os.removexattr": [(write_behind, 0, None)],
+        "_winapi.CopyFile2": [(read, 0, None), (write, 1, None)],
+        "_winapi.CreateJunction": [(read, 0, None), (change, 1, None)],
+    }
+
     def hook(event, values):
         if event == "open":
             opened(*values)
-        elif event in ("os.listdir", "os.scandir", "sqlite3.connect"):
-            if isinstance(values[0], (str, bytes)):
-                reading(real(values[0]))
-        elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.utime"):
-            # a name relative to an open folder (dir_fd, the last value) cannot be judged here
-            if isinstance(values[0], (str, bytes)) and values[-1] == -1:
-                writing(os.path.abspath(os.fsdecode(values[0])))
-        elif event in ("os.rename", "os.link", "os.symlink"):
-            reading(real(values[0]))
-            if event == "os.rename":
-                writing(real(values[0]))
-            writing(real(values[1]))
+        elif event in files:
+            for judge, name, folder in files[event]:
+                judge(values[name], -1 if folder is None else values[folder])
+            if event == "os.symlink":
+                link(*values)
+        elif event == "sqlite3.connect":
+            database(values[0])
+        elif event == "_winapi.CreateFile":
+            device(values[0])
+        elif event in REGISTRY:
+            refuse("write the registry")
         elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn"):
             started(values[1] if event == "os.spawn" else values[0])
-        elif event in ("os.fork", "os.forkpty", "pty.spawn", "os.startfile"):
+        elif event in (
+            "os.fork",
+            "os.forkpty",
+            "pty.spawn",
+            "os.startfile",
+            "_winapi.CreateProcess",
+        ):
             refuse("start a process")
-        elif event in ("os.kill", "os.killpg") and values[0] != here:
+        elif event == "_posixsubprocess.fork_exec":
+            forked(*values)
+        elif event == "cpython.PyInterpreterState_New" or (
+            event == "import" and values[0] in INTERPRETERS
+        ):
+            refuse("start another interpreter")
+        elif event.startswith(("posix.", "_signal.")):
+            refuse(f"call {event}")
+        elif event in ("os.kill", "os.killpg", "_winapi.OpenProcess") and values[0] != here:
             refuse("signal another process")
+        elif event == "resource.prlimit" and values[0] not in (0, here):
+            refuse("limit another process")
         elif event in ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"):
             connected(values[1])
-        elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
             connected((values[0],))
+        elif event == "socket.getnameinfo":
+            connected(values[0])
 
     return hook
 
@@ -294,6 +483,7 @@ def main():
         "post_run_cell",
     ):  # after one cell, for its threads before the next
         app.shell.events.register(event, mend)
+    announce()
     sys.addaudithook(audit_hook(settings["forbidden"], settings["writable"], log))
     app.start()
 

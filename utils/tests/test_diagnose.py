@@ -56,6 +56,8 @@ def test_numbers_and_pairs():
     for call, words in [
         (lambda: number([1, 2], "x"), "x: one number was expected, not 2"),
         (lambda: whole(2.5, "x"), "x: a whole number was expected, not 2.5"),
+        (lambda: whole(float("nan"), "x"), "x: a whole number was expected, not nan"),
+        (lambda: whole(torch.tensor(torch.inf), "x"), "x: a whole number was expected, not inf"),
         (lambda: unpack(None, "a", "b"), "return 2 things: a, b; you return nothing"),
         (lambda: unpack((1, 2, 3), "a", "b"), "return 2 things: a, b; you return 3"),
     ]:
@@ -93,6 +95,7 @@ ANSWERS = {"moves": True, "letter": "A", "pair": (2, 3), "share": 0.47}
         ({"moves": False}, "'moves': False is not right. Think again"),
         ({"share": 0.46}, "'share': 0.46 is not right"),
         ({"more": 1}, "nobody asked for 'more'"),
+        ({"more": 1, 7: 2}, "nobody asked for 'more', 7"),
     ],
 )
 def test_a_table_of_answers(change, words):

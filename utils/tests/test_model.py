@@ -1,3 +1,6 @@
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -338,6 +341,31 @@ def test_errors_name_the_values():
 def test_a_gated_model_has_no_published_twin():
     with pytest.raises(ValueError, match="'geglu'"):
         published_config(TimeSformer(**SMALL))
+
+
+def test_an_unpublished_scheme_has_no_published_twin():
+    model = TimeSformer(**SMALL, scheme="axial", activation="gelu")
+    with pytest.raises(
+        ValueError, match="no published model has the scheme 'axial'; there are space"
+    ):
+        published_config(model)
+    with pytest.raises(ValueError, match="square frames, not 8 x 12"):
+        published_config(TimeSformer(**SMALL, activation="gelu"))
+
+
+def test_sizes_of_numpy_are_welcome():
+    """np.int64 is what arithmetic on shapes gives; it is no int, and JSON cannot hold it."""
+    model = TimeSformer(**SMALL | dict(image_size=np.int64(8)))
+    assert model.clip_shape == (3, 3, 8, 8) and json.dumps(model.config)
+    assert resize_model(model, np.int64(16), 3).clip_shape == (3, 3, 16, 16)
+    assert json.dumps(model.config)
+
+
+def test_frozen_parameters_are_not_counted():
+    model = TimeSformer(**SMALL)
+    whole = count_parameters(model)
+    model.head.requires_grad_(False)
+    assert count_parameters(model) == whole - (12 * 5 + 5)
 
 
 def test_dropout_only_while_training():

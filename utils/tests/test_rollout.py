@@ -141,7 +141,7 @@ def test_rows_sum_to_one_in_the_schemes_with_blocks_and_axes(scheme):
     for step in model.blocks[0].steps:
         matrix = step_matrix(step, patches, cls)
         torch.testing.assert_close(matrix.sum(-1), torch.ones(65))
-        groups = fold(torch.arange(64.0).view(1, 4, 4, 4, 1), step.step)[..., 0].long()
+        groups = fold(torch.arange(64.0).view(1, 4, 4, 4, 1), step.spec)[..., 0].long()
         meet = torch.eye(64, dtype=torch.bool)
         for group in groups:
             meet[group[:, None], group] = True
@@ -167,6 +167,18 @@ def test_on_the_trained_model_it_is_a_distribution_that_follows_the_object():
         areas.append(bright.mean().item())
     on, off = sum(shares) / sum(areas), sum(elsewhere) / sum(areas)
     assert on > 1.5 and on > 1.15 * off  # measured: about 2.0 and 1.5
+
+
+def test_the_mode_comes_back_after_an_error(monkeypatch):
+    model = TimeSformer(**SIZES).train()
+
+    def fails(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("utils.rollout.step_matrix", fails)
+    with pytest.raises(RuntimeError):
+        attention_rollout(model, make_clips(6, 0, 2, 8)[0][0])
+    assert model.training
 
 
 def test_space_has_no_rollout():

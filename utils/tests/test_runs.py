@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,48 @@ def test_a_killed_experiment_goes_on_and_ends_the_same(tiny, monkeypatch):
     done.clear()
     runs.fill("tiny")
     assert done == [(1, 1)] and results() == whole  # only what was missing
+
+
+def test_a_row_is_never_there_without_its_model(tiny, monkeypatch):
+    """Killed at any moment while a run is put into its file: the next call mends it."""
+    monkeypatch.setitem(
+        GRIDS, "tiny", [Run("first", "hue", features=True, sizes=dict(patch_size=8))]
+    )
+    real = os.replace
+    for moment in ("tiny-first.safetensors", "tiny.json"):
+
+        def killed(source, target, moment=moment):
+            if Path(target).name == moment:
+                raise KeyboardInterrupt
+            real(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                runs.fill("tiny")
+        rows = [key for *key, _ in results() if key[2] == 0]
+        assert not rows or runs.model_file("tiny", "first").exists()
+    runs.fill("tiny")
+    assert len(results()) == 2 and load_model(runs.model_file("tiny", "first"))
+    assert not list((tiny.parent.parent / "cache").rglob("*.*"))
+
+
+def test_the_course_s_own_model_is_kept_before_its_row(tmp_path, monkeypatch):
+    from utils.experiments import __main__ as command
+
+    model = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(command, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(command, "motion_data", lambda split: None)
+    monkeypatch.setattr(command, "evaluate", lambda *_: 0.5)
+    monkeypatch.setattr(command, "train_motion", lambda seed, checkpoint: (checkpoint.touch(), (model, [], 1.0))[1])  # fmt: skip
+
+    def pulled(*_, **__):
+        raise OSError("the plug")
+
+    monkeypatch.setattr(command, "save_model", pulled)
+    with pytest.raises(OSError, match="plug"):
+        command._measure(tmp_path / "table.json", "the recipe", 0, dict(rows=[]), keep=tmp_path / "model")  # fmt: skip
+    assert not (tmp_path / "table.json").exists()
 
 
 def test_seconds_of_a_resumed_run_are_not_claimed(tiny):

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import signal
@@ -117,8 +118,52 @@ def test_a_finished_run_is_not_run_again(data, tmp_path):
     assert run(other) == history and same_weights(model, other)
     with pytest.raises(ValueError, match=r"run: holds another training run \(there: \{'peak_lr'"):
         run(tiny(), peak_lr=1e-3)
-    with pytest.raises(ValueError, match=r"run: holds another training run \(there: \{'data'"):
+    with pytest.raises(ValueError, match=r"run: holds another training run \(there: \{'train'"):
         run(tiny(), data=(data[0][::-1], data[1]))
+
+
+def turn(clips, labels, rng, by):
+    return clips[:, ::by], labels
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda data: dict(test=data), "test"),  # the rows so far would lack its accuracy
+        (lambda data: dict(augment=None), "augment"),
+        (lambda data: dict(augment=functools.partial(turn, by=1)), "augment"),
+        (lambda data: dict(model=nn.Sequential(nn.Flatten(), nn.Linear(3072, 6))), "network"),
+        (lambda data: dict(model=TimeSformer(**TINY | dict(depth=2))), "network"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(data, tmp_path, change, named):
+    def run(model=None, **how):
+        how = dict(augment=functools.partial(turn, by=-1)) | how
+        return fit(model or tiny(), data, epochs=1, batch_size=16, checkpoint=tmp_path / "run",
+                   progress=False, **how)  # fmt: skip
+
+    history = run()
+    assert run() == history
+    with pytest.raises(ValueError, match=rf"run: holds another training run \(there: \{{'{named}'"):
+        run(**change(data))
+
+
+def test_what_is_the_same_is_not_reported(data, tmp_path):
+    """Sizes given as a tuple come back from a file as a list."""
+    sizes = TINY | dict(image_size=(16, 16))
+    fit(TimeSformer(**sizes), data, epochs=1, checkpoint=tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match=r"\(there: \{'peak_lr': 0.004\}\)"):
+        fit(TimeSformer(**sizes), data, epochs=1, peak_lr=0.1, checkpoint=tmp_path / "run", progress=False)  # fmt: skip
+
+
+def test_loading_a_model_leaves_the_random_numbers_alone(tmp_path):
+    save_model(tiny(), tmp_path / "model")
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    model, _ = load_model(tmp_path / "model")
+    assert torch.equal(torch.rand(1), expected)
+    assert all(parameter.requires_grad and parameter.is_leaf for parameter in model.parameters())
 
 
 RUN = """
@@ -211,12 +256,13 @@ def test_files_that_are_no_models(tmp_path, data):
     fit(tiny(), data, epochs=1, checkpoint=tmp_path / "run", progress=False)
     save_model(tiny(), tmp_path / "model")
     for name, reason in [
-        ("nothing", "no such file"),
         ("text", "not a readable"),
         ("run", "not one that save_model wrote"),
     ]:
         with pytest.raises(ValueError, match=f"{name}: .*{reason}"):
             load_model(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        load_model(tmp_path / "nothing")
     with pytest.raises(ValueError, match="model: holds a model, not a training run"):
         fit(tiny(), data, epochs=1, checkpoint=tmp_path / "model", progress=False)
 
