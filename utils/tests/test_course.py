@@ -170,6 +170,34 @@ def test_set_up_finds_the_course_around_it(tmp_path, remote):
     assert not (ROOT / "notebooks" / repository().rsplit("/", 1)[1]).exists()
 
 
+MARKER = "utils/model.py"  # frozen, and so is the text: downloaded notebooks go by them
+
+
+def test_the_marker_is_frozen():
+    assert b"TimeSformer from scratch" in (ROOT / MARKER).read_bytes()
+    assert 'place / "utils" / "model.py"' in SETUP_CELL
+    assert 'b"TimeSformer from scratch" in file.read_bytes()' in SETUP_CELL
+
+
+def test_another_project_is_not_taken_for_the_course(tmp_path, remote):
+    """Many projects have a utils/model.py."""
+    project = tmp_path / "project"
+    (project / "utils").mkdir(parents=True)
+    (project / MARKER).write_bytes("# naïve".encode("latin-1"))
+    expected = project / repository().rsplit("/", 1)[1]
+    assert setup_output(project, remote) == str(expected.resolve())
+
+
+def test_set_up_lets_waiting_threads_sleep(remote):
+    code = SETUP_CELL.format(repo=repository()) + '\nprint(os.environ["OMP_WAIT_POLICY"])'
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):  # a user's choice stays
+        environment = {k: v for k, v in remote.items() if k != "OMP_WAIT_POLICY"}
+        environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+        run = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, env=environment,
+                             capture_output=True, text=True)  # fmt: skip
+        assert run.stdout.strip() == expected, run.stderr
+
+
 def test_set_up_says_when_it_cannot_fetch(tmp_path, remote):
     broken = remote | {"GIT_CONFIG_KEY_0": f"url.file://{tmp_path}/nothing.insteadOf"}
     code = SETUP_CELL.format(repo=repository())
@@ -319,6 +347,8 @@ def test_execute_leaves_a_failing_lesson_as_it_was(tmp_path, monkeypatch):
     assert (tmp_path / "notebooks" / "01_a.ipynb").read_bytes() == before
     with pytest.raises(SystemExit, match="no notebook is called 99; there are: 01_a"):
         execute(["99"])
+    with pytest.raises(SystemExit, match="no notebook is called 99"):
+        execute(["01", "99"])  # nothing is run when one name is wrong
 
 
 def test_benchmark_prints_a_table(tmp_path, capsys):
