@@ -1,4 +1,4 @@
-"""The maintainer's command line: `python -m utils.course …`"""
+"""The course's command line: `python -m utils.course …`"""
 
 import argparse
 import sys
@@ -7,6 +7,12 @@ from pathlib import Path
 from utils.paths import ROOT
 
 # Each command imports what it needs when it runs: `grade` needs nbgrader, `start` should be quick.
+
+
+def start(given):
+    from utils.course.start import check, start
+
+    return check() if given.check else start(given.port, given.ip)
 
 
 def execute(given):
@@ -62,6 +68,11 @@ def parser():
         one.set_defaults(run=run)
         return one
 
+    one = command(start, "start", "open the course in JupyterLab; with --check only try whether it runs here")  # fmt: skip
+    one.add_argument("--check", action="store_true", help="run lesson 00 without a browser and print what the model says of a video file")  # fmt: skip
+    one.add_argument("--port", type=int, default=8888, help="or the next free one (%(default)s)")
+    one.add_argument("--ip", help="0.0.0.0 in a container, so that it can be reached from outside")
+
     one = command(execute, "execute", "run lessons and solved exercises (default: all), store their outputs, print seconds")  # fmt: skip
     one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="as 05, or 05_attention_exercises")  # fmt: skip
 
@@ -95,7 +106,7 @@ def parser():
 def main(arguments=None):
     """Do what the command line says."""
     given = parser().parse_args(arguments)
-    given.run(given)
+    return given.run(given)
 
 
 if __name__ == "__main__":

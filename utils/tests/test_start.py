@@ -1,0 +1,106 @@
+"""The README's first command: as root, without a browser or a screen, on a busy port, and twice."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+
+from utils.course import start
+from utils.paths import ROOT
+
+COMMAND = [sys.executable, "-m", "utils.course", "start"]
+SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """No screen, and a runtime folder of our own: a JupyterLab that somebody has open is not seen."""
+    given = {name: value for name, value in os.environ.items() if name not in SCREENS}
+    return given | {"JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "PYTHONUNBUFFERED": "1"}
+
+
+def test_check_prints_what_the_model_says_of_a_file(environment):
+    run = subprocess.run([*COMMAND, "--check"], cwd=ROOT, env=environment, capture_output=True,
+                         text=True, encoding="utf-8")  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "right.mp4" in run.stdout and re.search(r"right +(0\.9\d|1\.00)", run.stdout)
+
+
+def test_check_fails_when_the_lesson_fails(tmp_path, monkeypatch, capsys):
+    cell = nbformat.v4.new_code_cell("raise ImportError('no torch here')")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "00.ipynb")
+    monkeypatch.setattr(start, "LESSON", tmp_path / "00.ipynb")
+    assert start.check() == 1
+    assert "no torch here" in capsys.readouterr().err
+
+
+def address(process):
+    for line in process.stdout:
+        if found := re.search(r"http://\S+", line):
+            return found[0]
+    pytest.fail("no address was printed")
+
+
+def test_it_starts_on_a_busy_port_and_is_found_again(environment):
+    """By a root user in a container, if the tests run as one; ends with SIGTERM, nothing left behind."""
+    with socket.socket() as busy:
+        busy.bind(("localhost", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        first = subprocess.Popen([*COMMAND, "--port", str(port)], cwd=ROOT, env=environment,
+                                 stdout=subprocess.PIPE, text=True, encoding="utf-8")  # fmt: skip
+        try:
+            place = address(first)
+            assert "/lab/tree/notebooks/00_start_here.ipynb?token=" in place
+            assert f":{port}/" not in place
+            assert urllib.request.urlopen(place, timeout=30).status == 200
+            page = urllib.request.urlopen(place.replace("/lab/tree/", "/files/"), timeout=30).read()
+            assert b"nbformat" in page  # the lesson itself, not an empty folder
+            again = subprocess.run(COMMAND, cwd=ROOT, env=environment, capture_output=True, text=True,
+                                   encoding="utf-8")  # fmt: skip
+            assert again.returncode == 0 and place in again.stdout
+            assert "already open" in again.stdout and "There is no browser here" in again.stdout
+        finally:
+            first.send_signal(signal.SIGTERM)
+            first.wait(30)
+            first.stdout.close()
+    for _ in range(100):
+        try:
+            urllib.request.urlopen(place, timeout=5)
+        except OSError:
+            return
+        time.sleep(0.1)
+    pytest.fail("JupyterLab outlived the command that started it")
+
+
+def test_a_lab_that_ends_at_once_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(start, "_running", lambda pid=None: None)
+    monkeypatch.setattr(start.sys, "executable", "/bin/false" if os.name == "posix" else "where")
+    assert start.start() != 0
+    assert "did not start" in capsys.readouterr().err
+
+
+def test_another_course_s_server_is_not_ours(monkeypatch, tmp_path):
+    server = dict(root_dir=str(tmp_path), pid=1, url="http://localhost:1/", token="")
+    monkeypatch.setattr(start, "list_running_servers", lambda: [server])
+    monkeypatch.setattr(start, "_answers", lambda server: True)
+    assert start._running() is None
+    server["root_dir"] = str(ROOT)
+    assert start._running() is server and start._running(pid=2) is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is a screen")
+def test_a_browser_needs_a_screen(monkeypatch):
+    for name in SCREENS:
+        monkeypatch.delenv(name, raising=False)
+    assert not start.has_browser()
+    monkeypatch.setattr(start.webbrowser, "get", lambda: None)
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert start.has_browser()
