@@ -21,6 +21,12 @@ def execute(given):
     execute(given.notebooks)
 
 
+def numbers(given):
+    from utils.course.numbers import numbers
+
+    return 1 if numbers(given.notebooks, given.jobs) else 0
+
+
 def set_repo(given):
     from utils.course.notebooks import set_repo
 
@@ -75,6 +81,10 @@ def parser():
 
     one = command(execute, "execute", "run lessons and solved exercises (default: all), store their outputs, print seconds")  # fmt: skip
     one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="as 05, or 05_attention_exercises")  # fmt: skip
+
+    one = command(numbers, "numbers", "do the stored outputs hold on another machine? runs all as other processors would, about 20 minutes")  # fmt: skip
+    one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK")
+    one.add_argument("--jobs", type=int, default=1, help="notebooks at a time (%(default)s)")
 
     one = command(set_repo, "set-repo", "point every badge and set-up cell at another GitHub repository (a fork)")  # fmt: skip
     one.add_argument("url")

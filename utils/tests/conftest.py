@@ -1,11 +1,34 @@
-"""What several test files share."""
+"""What the tests share: threads that sleep, the order of the files, the real clips."""
 
-from pathlib import Path
+import os
 
-import pytest
-import torch
+# One thread a test: two workers run on two cores, and threads that wait for each other beside
+# another busy program wait twenty times as long. Before torch loads; kernels and programs that the
+# tests start inherit both.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 SHARED_VIDEOS = Path(__file__).resolve().parents[3] / "shared" / "videos"
+
+# The longest first, so that the two workers end at about the same time.
+LONGEST = (
+    "11_training.ipynb", "test_grading.py", "13_experiments.ipynb", "test_video.py", "test_exercises.py",
+    "12_predictions.ipynb", "01_attention_is_not_enough.ipynb", "test_course.py", "test_runs.py",
+)  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if {"exercises", "source"} <= set(item.path.parts) and item.path.suffix == ".ipynb":
+            item.add_marker("slow")  # test_exercises.py runs the same cells, without a kernel
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(autouse=True)

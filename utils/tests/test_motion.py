@@ -203,6 +203,7 @@ def test_reversed_clips_are_the_opposite_class(trained):
     assert evaluate(model, (reversed_clips, opposite)) > 0.97
 
 
+@pytest.mark.slow  # test_model.py proves it exactly: space never sees the order of frames
 def test_a_model_without_time_stays_at_chance():
     """Space-only sees all eight frames of every clip, but not their order."""
     torch.manual_seed(0)
