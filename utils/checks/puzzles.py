@@ -91,8 +91,8 @@ RUNS = {
 
 def training_curves():
     """Accuracy on training batches by epoch: name -> one list a seed."""
-    rows = json.loads((DATA / "recipe_variants.json").read_text())["rows"]
-    rows += json.loads((DATA / "motion_seeds.json").read_text())["rows"]
+    rows = json.loads((DATA / "recipe_variants.json").read_text(encoding="utf-8"))["rows"]
+    rows += json.loads((DATA / "motion_seeds.json").read_text(encoding="utf-8"))["rows"]
     return {
         letter: [row["train_accuracy"] for row in rows if row["variant"] == name]
         for letter, name in RUNS.items()

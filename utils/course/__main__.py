@@ -27,6 +27,12 @@ def numbers(given):
     return 1 if numbers(given.notebooks, given.jobs) else 0
 
 
+def lowest(given):
+    from utils.course.versions import lowest
+
+    print("\n".join(lowest()))
+
+
 def set_repo(given):
     from utils.course.notebooks import set_repo
 
@@ -85,6 +91,10 @@ def parser():
     one = command(numbers, "numbers", "do the stored outputs hold on another machine? runs all as other processors would, about 20 minutes")  # fmt: skip
     one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK")
     one.add_argument("--jobs", type=int, default=1, help="notebooks at a time (%(default)s)")
+
+    command(
+        lowest, "lowest", "print the lowest versions that pyproject.toml allows, for pip install -c"
+    )
 
     one = command(set_repo, "set-repo", "point every badge and set-up cell at another GitHub repository (a fork)")  # fmt: skip
     one.add_argument("url")

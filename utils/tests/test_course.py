@@ -15,7 +15,7 @@ from utils.course.__main__ import main
 from utils.course.notebooks import SETUP_CELL, execute, lessons, repository, set_repo
 from utils.paths import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 # The lists of packages ---------------------------------------------------------------------------
@@ -32,7 +32,7 @@ def pip_list():
 
 
 def conda_list():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     (nested,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     return environment, nested
 
@@ -83,7 +83,9 @@ def test_every_import_of_utils_is_listed():
     }
     listed = {re.split(r"[<>=]", requirement)[0] for requirement in pip_list()}
     for path in [*(ROOT / "utils").glob("*.py"), *(ROOT / "utils" / "grading").glob("*.py")]:
-        for name in re.findall(r"^\s*(?:from|import) ([a-zA-Z0-9_]+)", path.read_text(), re.M):
+        for name in re.findall(
+            r"^\s*(?:from|import) ([a-zA-Z0-9_]+)", path.read_text(encoding="utf-8"), re.M
+        ):
             if name != "utils" and name not in sys.stdlib_module_names:
                 assert names.get(name, name) in listed, f"{path.name} imports {name}"
 
@@ -92,13 +94,15 @@ def test_every_import_of_utils_is_listed():
 
 
 def test_ci_runs_what_the_readme_says():
-    readme = (ROOT / "README.md").read_text()
-    commands = re.findall(r"^python3 -m venv .*$", readme, re.M)
-    assert len(commands) == 2
-    assert "jupyter lab" in commands[0] and commands[1].endswith("pytest")
-    assert re.search(
-        r"grep .*README\.md", (ROOT / ".ci" / "run").read_text()
-    )  # it reads the line, has no copy
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    start, test = re.findall(r"^python3 -m venv .*$", readme, re.M)
+    assert start.endswith(".venv/bin/python -m utils.course start") and test.endswith("bin/pytest")
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")  # it reads the lines, has no copy
+    pattern = re.search(r"grep -E '(.*)' README\.md", ci)[1]
+    assert [line for line in readme.splitlines() if re.search(pattern, line)] == [
+        test,
+        ".venv/bin/pytest -m slow",
+    ]
 
 
 # The set-up cell ------------------------------------------------------------------------------------
@@ -240,7 +244,9 @@ def test_lessons_run_alone_as_in_colab_and_again(remote, tmp_path, chosen):
     paths = [path for path in lessons() if chosen is None or path.stem[:2] in chosen]
 
     def run_alone(path):
-        folder = tmp_path / path.stem
+        folder = (
+            tmp_path / f"Mein Kurs, ähnlich {path.stem}"
+        )  # spaces and letters that are not ASCII
         folder.mkdir()
         notebook = shortened(nbformat.read(path, as_version=4))
         (folder / path.name).write_text(nbformat.writes(notebook))
@@ -281,7 +287,7 @@ def test_set_repo_reaches_every_badge_and_cell(copy):
         copy / "pyproject.toml",
         *(copy / "notebooks").rglob("*.ipynb"),
     ]:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert old not in text and old.removeprefix("https://") not in text.replace(
             "colab.research.google.com/", ""
         )
@@ -301,7 +307,7 @@ def test_set_repo_leaves_student_copies_as_nbgrader_would_make_them(copy, tmp_pa
     set_repo("https://github.com/ada/my-fork")
     monkeypatch.setattr(exercises, "EXERCISES", copy / "notebooks" / "exercises")
     for path in exercises.make_release(["05_attention"], into=tmp_path / "made"):
-        assert "ada/my-fork" in path.read_text()
+        assert "ada/my-fork" in path.read_text(encoding="utf-8")
         assert path.read_bytes() == exercises.release("05_attention").read_bytes()
 
 

@@ -193,7 +193,7 @@ def copied(tmp_path):
     (copy / "syllabus.pdf").write_text("the instructor's")
     (copy / "utils" / "gone.py").write_text("was in the course once")
     note = copy / ".students-copy"
-    note.write_text(note.read_text() + "utils/gone.py\n../outside\n")
+    note.write_text(note.read_text(encoding="utf-8") + "utils/gone.py\n../outside\n")
     (tmp_path / "outside").touch()
     (copy / "README.md").unlink()
     return copy
@@ -202,10 +202,10 @@ def copied(tmp_path):
 def test_a_students_copy_is_brought_up_to_date_in_place(copied):
     student_copy(copied)
     assert (copied / "README.md").read_bytes() == (ROOT / "README.md").read_bytes()
-    assert (copied / ".git" / "HEAD").read_text() == "its own history"
+    assert (copied / ".git" / "HEAD").read_text(encoding="utf-8") == "its own history"
     assert (copied / "syllabus.pdf").is_file() and (copied.parent / "outside").is_file()
     assert not (copied / "utils" / "gone.py").exists()
-    assert "gone" not in (copied / ".students-copy").read_text()
+    assert "gone" not in (copied / ".students-copy").read_text(encoding="utf-8")
     (copied / ".students-copy").unlink()  # as the first edition made them
     student_copy(copied)
     assert (copied / "syllabus.pdf").is_file()
@@ -228,7 +228,10 @@ def test_an_update_that_fails_loses_nothing(copied, monkeypatch):
         monkeypatch.setattr(f"os.{name}", refused_the_second_time(getattr(os, name)))
     with pytest.raises(PermissionError):
         student_copy(copied)
-    assert len(moved) == 2 and (copied / ".git" / "HEAD").read_text() == "its own history"
+    assert (
+        len(moved) == 2
+        and (copied / ".git" / "HEAD").read_text(encoding="utf-8") == "its own history"
+    )
     assert (copied / "syllabus.pdf").is_file() and (copied / "utils" / "model.py").is_file()
 
 

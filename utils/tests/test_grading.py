@@ -412,7 +412,7 @@ def refused(how, *given):
         how(*given)
     except OSError as error:
         return error.errno
-print((own / "mine").read_text(), [refused(*line) for line in (
+print((own / "mine").read_text(encoding="utf-8"), [refused(*line) for line in (
     (open, Path(sys.argv[1], "README.md")),
     (os.listdir, sys.argv[1]),
     (open, own.parent / "x", "w"),

@@ -125,7 +125,7 @@ def facts(path):
 
 
 def test_the_syllabus_is_what_the_lessons_say():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(
         r"^\| \[(\d\d) [^\]]*\]\((notebooks/[^)]+)\) \| ([^|]*) \| (\d+) \| (\d+) \| (.*?) \| ([^|]+) \|$",
         readme,
@@ -163,7 +163,7 @@ def test_lessons_lead_to_their_exercises(name):
 
 
 def test_links_in_the_readme_lead_somewhere():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", readme) + re.findall(
         r'src="([^"]+)"', readme
     ):

@@ -44,7 +44,7 @@ def results(name="tiny"):
 def test_a_grid_fills_its_file(tiny):
     threads = torch.get_num_threads()
     runs.fill("tiny")
-    stored = json.loads(tiny.read_text())
+    stored = json.loads(tiny.read_text(encoding="utf-8"))
     assert [key[:3] for key in results()] == [(v, "hue", s) for v in ("first", "second") for s in (0, 1)]  # fmt: skip
     for row in stored["rows"]:
         assert row["seconds"] > 0 and row["parameters"] > 0 and len(row["train_accuracy"]) == 6
@@ -187,11 +187,11 @@ def _fail_on_one(name, index, seed):
 
 def test_what_was_measured_with_other_settings_is_not_overwritten(tiny, monkeypatch):
     runs.fill("tiny")
-    before = tiny.read_text()
+    before = tiny.read_text(encoding="utf-8")
     monkeypatch.setitem(BUDGET, "epochs", 7)
     with pytest.raises(ValueError, match="first / hue.*another budget.*move the file away"):
         runs.fill("tiny")
-    assert tiny.read_text() == before
+    assert tiny.read_text(encoding="utf-8") == before
     assert "move the file away" in runs.check("tiny")[0]
 
 

@@ -145,7 +145,7 @@ def test_one_page_a_lesson(tmp_path, capsys):
     main(["slides", "05", "--out", str(tmp_path), "--reveal", "reveal.js"])
     (made,) = tmp_path.iterdir()
     assert made.name == "05_attention.html"
-    page, deck = made.read_text(), slides.slides(read(path))
+    page, deck = made.read_text(encoding="utf-8"), slides.slides(read(path))
     found = sections(page)
     assert len(found) == len(deck) and f"{len(deck)} slides" in capsys.readouterr().out
     assert (
@@ -180,7 +180,7 @@ def test_offline_pages_need_no_network(tmp_path, monkeypatch):
         slides.make(["03"], tmp_path / "out", offline=True)
     monkeypatch.setattr(slides, "SHA512", sums)
     slides.make(["03"], tmp_path / "out", offline=True)
-    page = (tmp_path / "out" / "03_geglu.html").read_text()
+    page = (tmp_path / "out" / "03_geglu.html").read_text(encoding="utf-8")
     loads = r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="(?!data:)'  # what a browser fetches by itself
     assert not re.search(loads, page), "something is linked"
     for _, member in slides.INSIDE.values():

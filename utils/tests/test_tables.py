@@ -21,9 +21,9 @@ def file(tmp_path, monkeypatch):
 
 
 def test_what_is_saved_is_loaded(file):
-    stored = json.loads(file.read_text())
+    stored = json.loads(file.read_text(encoding="utf-8"))
     assert stored == tables.load("tiny") and len(stored["rows"]) == 10
-    assert file.read_text().count("\n") < 30  # a row a line
+    assert file.read_text(encoding="utf-8").count("\n") < 30  # a row a line
     tables.verify(stored)
     assert tables.table("tiny")["b", "hue"] == [0.5, 0.6, 0.7, 0.8, 0.9]
     assert "70.0%  (50.0% to 90.0%)" in tables.as_text("tiny")

@@ -311,7 +311,7 @@ def test_the_committed_model_is_as_good_as_it_says():
 
 
 def test_the_results_file_holds_five_good_seeds():
-    rows = json.loads((DATA / "motion_seeds.json").read_text())["rows"]
+    rows = json.loads((DATA / "motion_seeds.json").read_text(encoding="utf-8"))["rows"]
     assert [row["seed"] for row in rows] == [0, 1, 2, 3, 4]
     assert all(row["test_accuracy"] >= 0.99 for row in rows)
 
