@@ -127,7 +127,7 @@ def run(path, machine):
     first = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
     first += "from utils.course.numbers import storm\nstorm()" if machine == STORM else ""
     notebook.cells.insert(0, nbformat.v4.new_code_cell(first))
-    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | MACHINES[machine]
+    environment = os.environ | MACHINES[machine]
     client = NotebookClient(notebook, timeout=1800, kernel_name="python3", allow_errors=True,
                             coalesce_streams=True, resources={"metadata": {"path": path.parent}})  # fmt: skip
     try:

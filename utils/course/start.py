@@ -44,7 +44,7 @@ def start(port=8888, ip=None):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # take JupyterLab along
     # With a token of our own JupyterLab prints no address beside ours. Without a terminal to ask,
     # Ctrl-C ends it at once.
-    environment = _environment() | {"JUPYTER_TOKEN": secrets.token_hex(24)}
+    environment = os.environ | {"JUPYTER_TOKEN": secrets.token_hex(24)}
     lab = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
     try:
         server = _wait(lab)
@@ -61,11 +61,6 @@ def start(port=8888, ip=None):
         if lab.poll() is None:
             lab.terminate()
             lab.wait()
-
-
-def _environment():
-    # torch's threads should sleep while they wait: beside a busy program they wait long
-    return {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
 
 
 def _running(pid=None):
@@ -131,7 +126,6 @@ def check():
     """Run lesson 00 without a browser and print what its model says of a video; returns an exit code."""
     notebook = nbformat.read(LESSON, as_version=4)
     started = time.perf_counter()
-    os.environ |= _environment()  # the kernel inherits it
     folder = {"metadata": {"path": str(NOTEBOOKS)}}
     client = NotebookClient(notebook, timeout=600, resources=folder, kernel_name="python3")
     try:

@@ -2,11 +2,9 @@
 
 import os
 
-# One thread a test: two workers run on two cores, and threads that wait for each other beside
-# another busy program wait twenty times as long. Before torch loads; kernels and programs that the
-# tests start inherit both.
+# Two workers run on two cores, so one thread for each. Before torch loads; the kernels and programs
+# that the tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pathlib import Path  # noqa: E402
 

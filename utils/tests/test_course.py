@@ -201,6 +201,14 @@ def test_set_up_lets_waiting_threads_sleep(remote):
         assert run.stdout.strip() == expected, run.stderr
 
 
+def test_whoever_imports_utils_before_torch_has_sleeping_threads_too():
+    """start, grade, the experiments, the tests."""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    code = "import os, utils; print(os.environ['OMP_WAIT_POLICY'])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)  # fmt: skip
+    assert run.stdout.strip() == "PASSIVE", run.stderr
+
+
 def test_set_up_says_when_it_cannot_fetch(tmp_path, remote):
     broken = remote | {"GIT_CONFIG_KEY_0": f"url.file://{tmp_path}/nothing.insteadOf"}
     code = SETUP_CELL.format(repo=repository())
