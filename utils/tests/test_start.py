@@ -104,3 +104,29 @@ def test_a_browser_needs_a_screen(monkeypatch):
     monkeypatch.setattr(start.webbrowser, "get", lambda: None)
     monkeypatch.setenv("DISPLAY", ":0")
     assert start.has_browser()
+
+
+def test_it_runs_from_a_folder_that_cannot_be_written(tmp_path, environment):
+    """A real read-only mount, where this system lets us make one; test_paths.py has the rest."""
+    place = tmp_path / "nur lesbar ✓"
+    place.mkdir()
+    mount = ["mount", "--bind", str(ROOT), str(place)]
+    if (
+        not sys.platform.startswith("linux")
+        or subprocess.run(mount, capture_output=True).returncode
+    ):
+        pytest.skip("only root on Linux can mount a folder read-only")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(place)], check=True)
+        environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        run = subprocess.run([*COMMAND, "--check"], cwd=place, env=environment, capture_output=True,
+                             text=True, encoding="utf-8")  # fmt: skip
+        assert run.returncode == 0 and "right.mp4" in run.stdout, run.stderr
+        code = "from utils.paths import cache_folder as f; from utils.motion import write_dataset; write_dataset(f() / 'motion', 6, 6)"
+        run = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment, capture_output=True,
+                             text=True, encoding="utf-8")  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        assert f"is kept in {tmp_path / 'cache' / 'timesformer-from-scratch'}" in run.stdout
+        assert (tmp_path / "cache" / "timesformer-from-scratch" / "motion" / "train").is_dir()
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
