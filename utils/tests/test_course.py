@@ -1,3 +1,4 @@
+import ast
 import os
 import re
 import shutil
@@ -5,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 
 import nbformat
 import pytest
@@ -65,29 +67,46 @@ def test_the_pip_part_can_be_resolved():
     assert "Would install" not in run.stdout
 
 
-def test_every_import_of_utils_is_listed():
-    names = {
-        "cv2": "opencv-python",
-        "PIL": "matplotlib",
-        "sklearn": "scikit-learn",
-        "IPython": "jupyterlab",
-        "nbformat": "jupyterlab",
-        "nbclient": "nbclient",
-        "nbconvert": "jupyterlab",
-        "bleach": "jupyterlab",
-        "ipykernel": "jupyterlab",
-        "jupyter_client": "jupyterlab",
-        "psutil": "jupyterlab",
-        "pygments": "jupyterlab",
-        "traitlets": "jupyterlab",
-    }
-    listed = {re.split(r"[<>=]", requirement)[0] for requirement in pip_list()}
-    for path in [*(ROOT / "utils").glob("*.py"), *(ROOT / "utils" / "grading").glob("*.py")]:
-        for name in re.findall(
-            r"^\s*(?:from|import) ([a-zA-Z0-9_]+)", path.read_text(encoding="utf-8"), re.M
-        ):
-            if name != "utils" and name not in sys.stdlib_module_names:
-                assert names.get(name, name) in listed, f"{path.name} imports {name}"
+def imported(source):
+    """The packages that a text imports, anywhere in it, without Python's own and ours."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    tops = {name.partition(".")[0] for name in names}
+    return tops - set(sys.stdlib_module_names) - {"utils"}
+
+
+def declared(*extras):
+    """Names in pyproject.toml: the dependencies, and the extras that are named."""
+    listed = list(PROJECT["dependencies"])
+    for extra in extras:
+        listed += PROJECT["optional-dependencies"][extra]
+    return {re.split(r"[<>=\[]", requirement)[0].lower() for requirement in listed}
+
+
+# which extras a room may use beside the dependencies
+EXTRAS = {"grading": ["instructor"], "course": ["instructor", "compare"],
+          "tests": ["instructor", "compare", "test"]}  # fmt: skip
+
+
+def test_every_import_is_declared():
+    """Also those that other packages happen to bring along today."""
+    distributions = metadata.packages_distributions()
+    texts = [(path, path.read_text(encoding="utf-8"), path.relative_to(ROOT / "utils").parts[0])
+             for path in (ROOT / "utils").rglob("*.py")]  # fmt: skip
+    for path in lessons() + notebooks.solved_exercises():
+        cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        code = re.sub(r"^(\s*)[%!].*$", r"\1pass", "\n".join(cells), flags=re.M)
+        texts.append((path, code, "tests" if path.stem == "09_timesformer" else "lesson"))
+    assert len(texts) > 90
+    for path, text, room in texts:
+        known = declared(*EXTRAS.get(room, []))
+        for name in imported(text):
+            packages = {one.lower() for one in distributions[name]}
+            assert packages & known, f"{path.name} imports {name}, which comes with {packages}"
 
 
 # The README's commands -----------------------------------------------------------------------------

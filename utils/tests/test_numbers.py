@@ -56,7 +56,8 @@ def test_the_storm_leaves_alone_what_every_processor_does_alike():
     with RoundingStorm():
         assert torch.equal(X + 0.1, X.add(0.1)) and torch.equal(X[1:], X[1:].clone())
         assert torch.equal(whole @ whole.T, whole @ whole.T.clone()) and whole.mean() == 5.5
-        assert (whole @ whole.T)[0, 0] == 14
+        assert (whole @ whole.T)[0, 0] == 14 and (whole > 3).sum() == 8
+        assert torch.ones(3, 4, device="meta").sum().device.type == "meta"
         assert torch.equal(torch.rand(3), expected[0])
         assert torch.equal(torch.randperm(5), expected[1])
 
