@@ -67,6 +67,15 @@ def test_the_pip_part_can_be_resolved():
     assert "Would install" not in run.stdout
 
 
+def test_the_lowest_versions_can_be_asked_for(capsys):
+    main(["lowest"])
+    pins = capsys.readouterr().out.split()
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", pin) for pin in pins)
+    assert sorted(pin.replace("==", ">=") for pin in pins) == sorted(
+        requirement.partition(",")[0] for requirement in pip_list()
+    )
+
+
 def imported(source):
     """The packages that a text imports, anywhere in it, without Python's own and ours."""
     names = set()
