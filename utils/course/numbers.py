@@ -57,7 +57,8 @@ def is_whole(tensor):
     """Whether a tensor holds nothing but whole numbers, small enough to be added exactly."""
     if not tensor.is_floating_point() or tensor.device.type != "cpu":
         return True
-    return bool((tensor == tensor.round()).all() and (tensor.abs() < 1000).all())
+    few = tensor.flatten()[:16]  # mostly enough to see that it does not
+    return all(bool(((t == t.round()) & (t.abs() < 1000)).all()) for t in (few, tensor))
 
 
 class RoundingStorm(TorchDispatchMode):
@@ -69,10 +70,13 @@ class RoundingStorm(TorchDispatchMode):
     """
 
     SIZE = {torch.float32: 1e-6, torch.float64: 1e-13}
+    LENGTH = 2**20
 
     def __init__(self, seed=0):
         super().__init__()
-        self.seed, self.generator = seed, torch.Generator()
+        noise = torch.randn(self.LENGTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)  # fmt: skip
+        # drawn once, since drawing takes longer than the program; each result begins elsewhere in it
+        self.factors = {dtype: (1 + size * noise).to(dtype) for dtype, size in self.SIZE.items()}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -89,11 +93,16 @@ class RoundingStorm(TorchDispatchMode):
         """Change a tensor in place, if it holds numbers that are rounded."""
         if not isinstance(tensor, torch.Tensor) or tensor.device.type != "cpu":
             return
-        if size := self.SIZE.get(tensor.dtype):
-            content = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
-            self.generator.manual_seed(zlib.crc32(content, self.seed))
-            noise = torch.empty(tensor.shape, dtype=tensor.dtype).normal_(generator=self.generator)
-            tensor.mul_(noise.mul_(size).add_(1))
+        if tensor.dtype not in self.factors or not tensor.numel():
+            return
+        flat, count = tensor.detach().flatten(), tensor.numel()
+        sample = flat[:: count // 256 + 1].contiguous()
+        start = zlib.crc32(sample.view(torch.uint8).numpy()) % self.LENGTH
+        factors = self.factors[tensor.dtype]
+        repeats = (start + count) // self.LENGTH + 1
+        if repeats > 1:
+            factors = factors.repeat(repeats)
+        tensor.mul_(factors[start : start + count].view(tensor.shape))
 
 
 def storm(seed=0):
