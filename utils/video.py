@@ -2,6 +2,7 @@
 
 Frames are (t, height, width, 3) uint8 RGB arrays. What a file says about itself (frame count,
 rate, duration) is a claim; the frames that decode are the truth, and everything here goes by them.
+Importing this module silences OpenCV's own messages in the whole process.
 """
 
 import os
@@ -89,7 +90,7 @@ def _codec(capture):
 def probe(path):
     """Open a video, decode one frame, and return its `VideoInfo`. VideoError when it has none."""
     with _opened(path) as capture:
-        frames, _ = _walk(capture, {0}, to_end=False, size=None, path=path)
+        frames, _ = _walk(capture, path, {0}, until=0)
         height, width = frames[0].shape[:2]
         return VideoInfo(
             path=Path(path), height=height, width=width, fps=float(capture.get(cv2.CAP_PROP_FPS)),
@@ -101,7 +102,7 @@ def probe(path):
 def count_frames(path):
     """How many frames really decode: goes through the whole file, keeps none of it."""
     with _opened(path) as capture:
-        return _walk(capture, set(), to_end=True, size=None, path=path)[1]
+        return _walk(capture, path, wanted=())[1]
 
 
 def sample_indices(total, num_frames, sampling="uniform", seed=0):
@@ -146,17 +147,15 @@ def fit_frame(frame, size):
     return frame[top : top + height, left : left + width]
 
 
-def _walk(capture, wanted, to_end, size, path):
-    """Decode in order, keep the `wanted` indices (None: all) and say how many frames there were.
+def _walk(capture, path, wanted=None, until=None, size=None):
+    """Decode in order up to frame `until` (None: to the end); returns ({index: frame}, how many decoded).
 
-    The frames kept are still in OpenCV's order of colours, blue first.
-
-    Seeking is not an option: OpenCV lands on wrong frames in files with uneven timestamps. A
-    frame that is not wanted is decoded (the next ones need it) but never converted to RGB.
+    `wanted` indices are kept (None: all), still in OpenCV's order of colours, blue first. Seeking is
+    not an option: OpenCV lands on wrong frames in files with uneven timestamps. A frame that is not
+    wanted is decoded (the next ones need it) but never converted.
     """
     frames, count = {}, 0
-    last = None if wanted is None or to_end else max(wanted)
-    while (last is None or count <= last) and capture.grab():
+    while (until is None or count <= until) and capture.grab():
         if wanted is None or count in wanted:
             found, frame = capture.retrieve()
             if not found:
@@ -168,6 +167,19 @@ def _walk(capture, wanted, to_end, size, path):
     return frames, count
 
 
+def _check_request(num_frames, sampling):
+    """ValueError for a number of frames or a sampling that no file could satisfy."""
+    if isinstance(sampling, str):
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"unknown sampling {sampling!r}; there are {', '.join(SAMPLINGS)}")
+    elif num_frames not in (None, len(sampling)):
+        raise ValueError(f"{num_frames} frames asked for, but {len(sampling)} indices given")
+    elif len(sampling) == 0 or min(sampling) < 0:
+        raise ValueError(f"frame indices are 0 or more, at least one of them; got {list(sampling)}")
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"num_frames is 1 or more, got {num_frames}")
+
+
 def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False, seed=0):
     """Read frames of a video: (t, height, width, 3) uint8 RGB, upright.
 
@@ -177,16 +189,8 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
     VideoError; with `pad` its last frame is repeated. VideoError for every file that cannot be
     read; VideoWarning when far fewer frames decode than the file claims.
     """
-    path = Path(path)
-    explicit = not isinstance(sampling, str)
-    if explicit and num_frames not in (None, len(sampling)):
-        raise ValueError(f"{num_frames} frames asked for, but {len(sampling)} indices given")
-    if explicit and (len(sampling) == 0 or min(sampling) < 0):
-        raise ValueError(f"frame indices are 0 or more, at least one of them; got {list(sampling)}")
-    if not explicit and sampling not in SAMPLINGS:
-        raise ValueError(f"unknown sampling {sampling!r}; there are {', '.join(SAMPLINGS)}")
-    if num_frames is not None and num_frames < 1:
-        raise ValueError(f"num_frames is 1 or more, got {num_frames}")
+    path, explicit = Path(path), not isinstance(sampling, str)
+    _check_request(num_frames, sampling)
 
     def choose(total):
         return sample_indices(total, min(num_frames, total), sampling, seed)
@@ -194,17 +198,15 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
     with _opened(path) as capture:
         claimed = _claimed_frames(capture)
         if explicit:
-            frames, total = _walk(capture, set(sampling), to_end=False, size=size, path=path)
+            frames, total = _walk(capture, path, set(sampling), until=max(sampling), size=size)
             indices = list(sampling)
             if max(indices) >= total:
                 raise VideoError(f"{path}: has {total} frames, so there is no frame {max(indices)}")
         elif num_frames is None:
-            frames, total = _walk(capture, None, to_end=True, size=size, path=path)
+            frames, total = _walk(capture, path, size=size)
             indices = range(total)
         elif sampling == "first":  # needs no total: stop as soon as they are there
-            frames, total = _walk(
-                capture, set(range(num_frames)), to_end=False, size=size, path=path
-            )
+            frames, total = _walk(capture, path, until=num_frames - 1, size=size)
             indices = range(min(num_frames, total))
         else:
             # Which frames to keep depends on how many there are, which is only known at the end.
@@ -212,7 +214,7 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
             bet = claimed or _count_packets(path)
             bets = [total for total in (bet, bet - 1) if total > 0]
             wanted = {int(index) for bet in bets for index in choose(bet)}
-            frames, total = _walk(capture, wanted, to_end=True, size=size, path=path)
+            frames, total = _walk(capture, path, wanted, size=size)
             indices = choose(total)
 
     if not explicit and num_frames is not None and total < num_frames and not pad:
@@ -222,7 +224,7 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
     missing = {int(index) for index in indices} - frames.keys()
     if missing:  # the claim was further off: a second pass, now with the true count
         with _opened(path) as capture:
-            frames |= _walk(capture, missing, to_end=False, size=size, path=path)[0]
+            frames |= _walk(capture, path, missing, until=max(missing), size=size)[0]
     reached_end = not explicit and (sampling != "first" or num_frames is None)
     if reached_end and claimed and total < 0.95 * claimed - 1:
         warnings.warn(
@@ -282,7 +284,7 @@ def _write(path, frames, fps, codec):
     writer.release()
     try:
         with _opened(path) as capture:
-            kept, count = _walk(capture, {0}, to_end=True, size=None, path=path)
+            kept, count = _walk(capture, path, wanted={0})
     except VideoError as error:
         return f"what {codec} wrote cannot be read back ({error})"
     if count != t or kept[0].shape != (height, width, 3):
