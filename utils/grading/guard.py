@@ -2,8 +2,9 @@
 
 An ordinary Python kernel with less reach, so that a careless or a curious notebook does no harm:
 
-everywhere  an audit hook refuses to read the solutions, other submissions, gradebooks and notebooks,
-            to write outside the work folder, to start programs, to signal other processes and to
+everywhere  an audit hook judges what Python announces to such hooks. It refuses to read the solutions,
+            the tests' model answers, other submissions, gradebooks and notebooks, to make, change or
+            remove files outside the work folder, to start programs, to signal other processes and to
             talk to other machines; each attempt goes to a log. Before every cell the functions of
             `utils` and of torch that a cell has replaced are put back.
 Linux       the kernel's own Landlock (5.13 and later; the network from 6.7, signals from 6.12) holds
@@ -12,20 +13,40 @@ Linux       the kernel's own Landlock (5.13 and later; the network from 6.7, sig
             connection opened. A limit on memory makes an allocation fail instead of the machine.
 
 What this does not stop: the checks run in the same process as the answers, so who digs in frames,
-`gc` or `ctypes` can read the hidden tests of a running cell, or bend a check so that it passes. Without
-Landlock compiled code reads and writes what it likes. UDP is refused to Python code only, and the
-answers that `utils` holds (it is the course) can be imported. Code that you take for hostile belongs
-in a container or a virtual machine.
+`gc` or `ctypes` can read the hidden tests of a running cell, or bend a check so that it passes; who
+replaces what the hook itself uses (`os.path`, `builtins`) can blind it. The hook sees names, not
+files: `os.stat` tells of every file that it is there, and a link that another thread turns around
+between the judgement and the deed gets through. Compiled code announces nothing (numpy.fromfile,
+torch.save, video files, the ATTACH of SQLite, `fcntl.ioctl`): without Landlock it reads and writes
+what it likes. UDP is refused to Python code only, and the answers that `utils` holds (it is the
+course) can be imported. Code that you take for hostile belongs in a container or a virtual machine.
 """
 
 import ctypes
+import importlib
 import json
 import os
+import re
+import signal
+import stat
 import sys
-from pathlib import Path
+import unicodedata
+from functools import partial
+from pathlib import Path, PosixPath, WindowsPath
+from urllib.parse import unquote
 
 REFUSAL = "the grader does not let an exercise "
 ATTEMPTS = 20  # as many are written down; the rest is refused in silence
+
+# Ways around the hook that Python (3.11 to 3.13) announces to nobody: module -> functions.
+UNANNOUNCED = {
+    "_posixsubprocess": ("fork_exec",),  # how multiprocessing starts a fresh Python
+    "posix": ("mkfifo", "mknod", "chroot", "unshare", "setns"),
+    "_signal": ("pidfd_send_signal",),
+}
+REGISTRY = {f"winreg.{name}" for name in (
+    "ConnectRegistry", "CreateKey", "DeleteKey", "DeleteValue", "LoadKey", "SaveKey", "SetValue",
+    "DisableReflectionKey", "EnableReflectionKey")}  # fmt: skip
 
 # Landlock's rights, from linux/landlock.h: 16 on files, of which a plain file knows five.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REFER, TRUNCATE, IOCTL = (
@@ -112,13 +133,67 @@ def limit(memory):
         ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG: no kernel outlives its grader
 
 
+def announce():
+    """Have the hook told of UNANNOUNCED, too; it refuses all of them, so nothing is called."""
+    if os.name != "posix":
+        return
+    for module_name, names in UNANNOUNCED.items():
+        for name in names:
+            for module in (importlib.import_module(module_name), os, signal):
+                if hasattr(module, name):
+                    setattr(module, name, partial(sys.audit, f"guard.{name}"))
+
+
+def plain(name):
+    """A path as true text: a subclass could tell the hook one thing and the system another."""
+    if isinstance(name, str):
+        return str.__str__(name)
+    return os.fsdecode(bytes(memoryview(name)))
+
+
+def behind(descriptor):
+    """Path of the file or folder behind a descriptor; None if there is none or the system is silent."""
+    try:
+        if sys.platform == "darwin":
+            import fcntl
+
+            path = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")
+        else:
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return None
+    return os.fsdecode(path) if os.path.isabs(path) else None
+
+
+def open_folders():
+    """Paths of the folders that this process holds open; None if the system is silent about one."""
+    try:
+        numbers = os.listdir("/dev/fd" if sys.platform == "darwin" else "/proc/self/fd")
+    except OSError:
+        return None
+    folders = []
+    for number in map(int, numbers):
+        try:
+            if stat.S_ISDIR(os.fstat(number).st_mode):
+                folders.append(behind(number))
+        except OSError:
+            pass  # closed by now: it was the list's own
+    return None if None in folders else folders
+
+
 def audit_hook(forbidden, writable, log):
     """A hook for sys.addaudithook that raises PermissionError; `log` is called with each attempt."""
-    forbidden, writable = (
-        [os.path.realpath(name) for name in names] for names in (forbidden, writable)
-    )
+    # macOS and Windows find a file by other capitals, too, and macOS by another spelling of umlauts
+    lenient = sys.platform in ("darwin", "win32")
+    has_dir_fd = os.open in os.supports_dir_fd
     seen = set()
     here = os.getpid()
+
+    def spelt(path):
+        return unicodedata.normalize("NFC", path).casefold() if lenient else path
+
+    forbidden = [spelt(os.path.realpath(name)) for name in forbidden]
+    writable = [os.path.realpath(name) for name in writable]
 
     def refuse(what):
         if what not in seen and len(seen) < ATTEMPTS:
@@ -129,31 +204,86 @@ def audit_hook(forbidden, writable, log):
     def within(path, places):
         return any(path == place or path.startswith(place + os.sep) for place in places)
 
-    def real(path):
-        return os.path.realpath(os.fsdecode(path))
-
     def reading(path):
-        if within(path, forbidden) or path.endswith(".ipynb"):
+        if within(spelt(path), forbidden) or path.lower().endswith(".ipynb"):
             refuse(f"read {path}")
 
     def writing(path):
         if not within(path, writable) and path != os.devnull:
             refuse(f"write {path}")
 
-    def opened(path, mode, flags):
-        if not isinstance(path, (str, bytes)):
-            return  # a file descriptor: its opening was judged
-        path = real(path)
-        writes = set(mode) & set("wax+") if mode else flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if writes:
+    def places(name, folder=-1):
+        """Where a name lies, and where it leads: another place if it is a link. () if unknown.
+
+        name: a path, a descriptor or None, the current folder. folder: its dir_fd, -1 for none.
+        """
+        if isinstance(name, int):
+            path = behind(name)
+            return (path, path) if path else ()
+        path = "." if name is None else plain(name)
+        if folder != -1 and not os.path.isabs(path):
+            base = behind(folder)
+            if base is None:
+                refuse("use a dir_fd that cannot be judged")
+            path = os.path.join(base, path)
+        leads = os.path.realpath(path)
+        parent, last = os.path.split(path)
+        if last in ("", os.curdir, os.pardir):
+            return leads, leads
+        return os.path.join(os.path.realpath(parent), last), leads
+
+    def read(name, folder=-1):
+        for path in places(name, folder):
+            reading(path)
+
+    def write(name, folder=-1):
+        for path in places(name, folder):
             writing(path)
-        reading(path)
+
+    def change(name, folder=-1):
+        """Judge the removal of a name or a new one: where it leads does not matter."""
+        writing(places(name, folder)[0])
+
+    def mark(name, folder=-1):
+        """Judge a change of owner, mode, …; the event does not tell whether it follows a link."""
+        if isinstance(name, int) and behind(name) is None:  # perhaps it was opened only to read
+            refuse("change a file by a descriptor that cannot be judged")
+        write(name, folder)
+
+    def opened(name, mode, flags):
+        if isinstance(name, int):
+            return  # a descriptor: its opening was judged
+        name, folders = plain(name), [""]
+        if mode is None and has_dir_fd and not os.path.isabs(name):
+            # os.open: the event does not tell its dir_fd, which can be any folder that is open
+            candidates = open_folders()
+            if candidates is None:
+                refuse("use os.open with a dir_fd that cannot be judged")
+            folders += candidates
+        changes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_TEMPORARY", 0)
+        for folder in folders:
+            path = os.path.realpath(os.path.join(folder, name))
+            if set(mode) & set("wax+") if mode else flags & changes:
+                writing(path)
+            reading(path)
+
+    def database(name):
+        if type(name) in (PosixPath, WindowsPath):
+            name = os.fspath(name)
+        if not isinstance(name, (str, bytes)):
+            refuse("open a database whose name cannot be judged")
+        name = plain(name)
+        address = re.fullmatch(r"file:(?://(?:localhost)?(?=/))?([^?#]*).*", name, re.DOTALL)
+        for path in {name, unquote(address[1]) if address else name} - {"", ":memory:"}:
+            read(path)
+            write(path)
 
     def connected(address):
-        host = address[0] if isinstance(address, tuple) else "localhost"
-        if isinstance(host, bytes):
-            host = host.decode("ascii", "replace")
-        if host not in (None, "", "localhost", "::1") and not str(host).startswith("127."):
+        host = tuple.__getitem__(address, 0) if isinstance(address, tuple) else "localhost"
+        if isinstance(host, (str, bytes)):
+            host = plain(host)
+        local = host in (None, "", "localhost", "::1")
+        if not local and not re.fullmatch(r"127(\.[0-9]+){1,3}", str(host)):
             refuse(f"connect to {host}")
 
     def started(program):
@@ -163,30 +293,69 @@ def audit_hook(forbidden, writable, log):
         refuse(f"start {name}")
 
     def hook(event, values):
-        if event == "open":
-            opened(*values)
-        elif event in ("os.listdir", "os.scandir", "sqlite3.connect"):
-            if isinstance(values[0], (str, bytes)):
-                reading(real(values[0]))
-        elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.utime"):
-            # a name relative to an open folder (dir_fd, the last value) cannot be judged here
-            if isinstance(values[0], (str, bytes)) and values[-1] == -1:
-                writing(os.path.abspath(os.fsdecode(values[0])))
-        elif event in ("os.rename", "os.link", "os.symlink"):
-            reading(real(values[0]))
-            if event == "os.rename":
-                writing(real(values[0]))
-            writing(real(values[1]))
-        elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn"):
-            started(values[1] if event == "os.spawn" else values[0])
-        elif event in ("os.fork", "os.forkpty", "pty.spawn", "os.startfile"):
-            refuse("start a process")
-        elif event in ("os.kill", "os.killpg") and values[0] != here:
-            refuse("signal another process")
-        elif event in ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"):
-            connected(values[1])
-        elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
-            connected((values[0],))
+        match event:
+            case "open":
+                opened(*values)
+            case "os.listdir" | "os.scandir" | "os.chdir" | "os.getxattr" | "os.listxattr":
+                read(values[0])
+            case "os.remove" | "os.rmdir":
+                change(values[0], values[1])
+            case "os.mkdir":
+                change(values[0], values[2])
+            case "os.rename":
+                read(values[0], values[2])
+                change(values[0], values[2])
+                change(values[1], values[3])
+            case "os.link":
+                read(values[0], values[2])
+                write(values[0], values[2])  # through its second name it could be written
+                change(values[1], values[3])
+            case "os.symlink" | "_winapi.CreateJunction":
+                target, name, *folder = values
+                change(name, *folder)
+                read(os.path.join(os.path.dirname(places(name, *folder)[0]), plain(target)))
+            case "os.truncate":
+                write(values[0])
+            case "os.chmod" | "os.chown" | "os.utime":
+                mark(values[0], values[-1])
+            case "os.setxattr" | "os.removexattr" | "os.chflags":
+                mark(values[0])
+            case "_winapi.CopyFile2":
+                read(values[0])
+                write(values[1])
+            case "_winapi.CreateFile" if not values[0].startswith("\\\\.\\pipe\\"):
+                read(values[0])
+                write(values[0])
+            case "sqlite3.connect":
+                database(values[0])
+            case "subprocess.Popen" | "os.system" | "os.exec" | "os.posix_spawn":
+                started(values[0])
+            case "os.spawn":
+                started(values[1])
+            case "os.fork" | "os.forkpty" | "pty.spawn" | "os.startfile" | "_winapi.CreateProcess":
+                refuse("start a process")
+            case "guard.fork_exec" | "_posixsubprocess.fork_exec":
+                if "multiprocessing.resource_tracker" in repr(values):  # a lock's: no attempt
+                    raise PermissionError(REFUSAL + "start a process")
+                refuse("start a process")
+            case "import" if values[0] in ("_interpreters", "_xxsubinterpreters"):
+                refuse("start another interpreter")  # which would have no hook
+            case "cpython.PyInterpreterState_New":
+                refuse("start another interpreter")
+            case "os.kill" | "os.killpg" | "_winapi.OpenProcess" if values[0] != here:
+                refuse("signal another process")
+            case "resource.prlimit" if values[0] not in (0, here):
+                refuse("limit another process")
+            case "socket.connect" | "socket.bind" | "socket.sendto" | "socket.sendmsg":
+                connected(values[1])
+            case "socket.getaddrinfo" | "socket.gethostbyname" | "socket.gethostbyaddr":
+                connected((values[0],))
+            case "socket.getnameinfo":
+                connected(values[0])
+            case _ if event.startswith("guard."):
+                refuse(f"call {event.removeprefix('guard.')}")
+            case _ if event in REGISTRY:
+                refuse("write the registry")
 
     return hook
 
@@ -294,6 +463,7 @@ def main():
         "post_run_cell",
     ):  # after one cell, for its threads before the next
         app.shell.events.register(event, mend)
+    announce()
     sys.addaudithook(audit_hook(settings["forbidden"], settings["writable"], log))
     app.start()
 
