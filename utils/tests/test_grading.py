@@ -19,7 +19,7 @@ from bs4 import BeautifulSoup
 
 from utils import checks, exercises, grading
 from utils.course import ROOT, main
-from utils.grading import guard, handgrading, reports
+from utils.grading import guard, handgrading, reports, sandbox
 from utils.grading.submissions import Refused, check_file, handed_in, marks, read_exercise
 
 if not (exercises.EXERCISES / "source").is_dir():
@@ -102,6 +102,7 @@ loot = [
     stolen(open, {source!r}),
     stolen(os.listdir, {folder!r}),
     stolen(open, {other!r}),
+    stolen(open, {answers!r}),
     stolen(numpy.fromfile, {source!r}),
     stolen(open, {outside!r}, "w"),
     stolen(os.mkdir, {outside!r}),
@@ -217,6 +218,7 @@ STUDENTS = {
     "another course": another_course(),
     "no notebook": "this is not JSON",
 }
+ANSWERS = ROOT / "utils" / "tests" / "answers"
 cell_of(STUDENTS["cheat"], "05-by-hand").source += CHEAT
 cell_of(STUDENTS[FORMULA], "05-words").source = "=1+1 <script>alert('markdown')</script>"
 
@@ -243,6 +245,7 @@ def handed(tmp_path_factory):
         "source": str(exercises.source(NAME)),
         "folder": str(folder),
         "other": str(folder / "colab.ipynb"),
+        "answers": str(ANSWERS / f"{NAME}.txt"),
         "outside": str(folder.parent / "loot"),
     }
     thief = with_answer("05-by-hand", SOLUTIONS["05-by-hand"] + THIEF.format(**places))
@@ -384,14 +387,15 @@ def test_the_thief_got_nothing(graded, handed, table):
     printed = "".join(out.text for out in cell.outputs if out.output_type == "stream")
     assert "the grader does not let an exercise read" in printed
     (loot,) = re.findall(r"LOOT (.*)", printed)
-    assert json.loads(loot.lower()) == [False] * 9 + [True]
+    assert json.loads(loot.lower()) == [False] * 10 + [True]
     if guard.landlock_version():
         assert "COMPILED True" in printed
     assert not (handed.parent / "loot").exists()
     notes = table["thief"]["notes"]
-    source = exercises.source(NAME).relative_to(ROOT)
-    for what in (f"read {source}", f"write {handed.parent / 'loot'}", "start id",
-                 "signal another process", "connect to 93.184.216.34"):  # fmt: skip
+    source, answers = exercises.source(NAME), ANSWERS / f"{NAME}.txt"
+    for what in (f"read {source.relative_to(ROOT)}", f"read {answers.relative_to(ROOT)}",
+                 f"write {handed.parent / 'loot'}", "start id", "signal another process",
+                 "connect to 93.184.216.34"):  # fmt: skip
         assert f"tried to {what}; the grader did not let it" in notes
     assert "mine.txt" not in notes
 
@@ -431,6 +435,24 @@ def test_landlock_alone_holds_too(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.stdout.strip() == "mine [13, 13, 13, 13, 13, 13, 1, 13, None]", run
     assert not (tmp_path / "x").exists()
+
+
+def test_the_guard_is_told_what_to_hide(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox.Grader, "_start", lambda self: None)
+    grader = sandbox.Grader(sandbox.Limits(), [tmp_path / "hand-ins"])
+    (tmp_path / "book").write_text("")
+    run = tmp_path / "run"
+    sandbox._lay_out(run, EXERCISE, filled(), tmp_path / "book", grader.limits, grader.hidden)
+    settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    hook = guard.audit_hook(settings["forbidden"], settings["writable"], lambda what: None)
+    answers = sorted(ANSWERS.glob("*.txt"))
+    assert answers
+    for path in (*answers, exercises.EXERCISES / "source" / "x", run / "course" / "gradebook.db",
+                 tmp_path / "hand-ins" / "x", ROOT / ".git" / "HEAD"):  # fmt: skip
+        with pytest.raises(PermissionError, match="read"):
+            hook("open", (str(path), "r", 0))
+    hook("open", (str(run / "work" / "utils" / "checks.py"), "r", 0))
+    hook("open", (str(run / "work" / "notebooks" / "mine"), "w", 0))
 
 
 def test_innocent_submissions_are_not_accused(table):
