@@ -145,9 +145,10 @@ def _run(entries, out, limits, folder, filled):
             waiting.append(entry)
     width = max((len(entry.student) for entry in entries), default=0)
     with tempfile.TemporaryDirectory(prefix="gradebooks-") as books:
-        made = _gradebooks(sorted({entry.exercise.name for entry in waiting}), Path(books))
+        # its first process starts while the gradebooks are made
         grader = Grader(limits, [folder, out, books]) if waiting else None
         try:
+            made = _gradebooks(sorted({entry.exercise.name for entry in waiting}), Path(books))
             for entry in entries:
                 if entry.run is None and not entry.refused:
                     entry.run = _try(grader, entry, made[entry.exercise.name])

@@ -27,25 +27,26 @@ import importlib
 import json
 import os
 import re
+import signal
 import stat
 import sys
 import unicodedata
+from functools import partial
 from pathlib import Path, PosixPath, WindowsPath
 from urllib.parse import unquote
 
 REFUSAL = "the grader does not let an exercise "
 ATTEMPTS = 20  # as many are written down; the rest is refused in silence
 
-# What could get around the hook, and what no Python up to 3.13 announces: `announce` does.
+# Ways around the hook that Python (3.11 to 3.13) announces to nobody: module -> functions.
 UNANNOUNCED = {
     "_posixsubprocess": ("fork_exec",),  # how multiprocessing starts a fresh Python
     "posix": ("mkfifo", "mknod", "chroot", "unshare", "setns"),
     "_signal": ("pidfd_send_signal",),
 }
-INTERPRETERS = ("_interpreters", "_xxsubinterpreters")  # a new interpreter has no hook
-REGISTRY = tuple(f"winreg.{name}" for name in (
+REGISTRY = {f"winreg.{name}" for name in (
     "ConnectRegistry", "CreateKey", "DeleteKey", "DeleteValue", "LoadKey", "SaveKey", "SetValue",
-    "DisableReflectionKey", "EnableReflectionKey"))  # fmt: skip
+    "DisableReflectionKey", "EnableReflectionKey")}  # fmt: skip
 
 # Landlock's rights, from linux/landlock.h: 16 on files, of which a plain file knows five.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REFER, TRUNCATE, IOCTL = (
@@ -133,19 +134,14 @@ def limit(memory):
 
 
 def announce():
-    """Announce to audit hooks what Python keeps from them; nothing of it is let through any more."""
-    for module, names in UNANNOUNCED.items():
-        module = sys.modules.get(module)
+    """Have the hook told of UNANNOUNCED, too; it refuses all of them, so nothing is called."""
+    if os.name != "posix":
+        return
+    for module_name, names in UNANNOUNCED.items():
         for name in names:
-            if hasattr(module, name):
-                stub = _announced(f"{module.__name__}.{name}")
-                for place in (module, os, sys.modules.get("signal")):
-                    if hasattr(place, name):
-                        setattr(place, name, stub)
-
-
-def _announced(event):
-    return lambda *given, **named: sys.audit(event, *given)
+            for module in (importlib.import_module(module_name), os, signal):
+                if hasattr(module, name):
+                    setattr(module, name, partial(sys.audit, f"guard.{name}"))
 
 
 def plain(name):
@@ -156,10 +152,11 @@ def plain(name):
 
 
 def behind(descriptor):
-    """The file or folder behind a descriptor; None where there is none or the system does not say."""
+    """Path of the file or folder behind a descriptor; None if there is none or the system is silent."""
     try:
         if sys.platform == "darwin":
-            fcntl = importlib.import_module("fcntl")
+            import fcntl
+
             path = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")
         else:
             path = os.readlink(f"/proc/self/fd/{descriptor}")
@@ -169,7 +166,7 @@ def behind(descriptor):
 
 
 def open_folders():
-    """The folders that this process holds open, as `behind` names them; None where nobody says."""
+    """Paths of the folders that this process holds open; None if the system is silent about one."""
     try:
         numbers = os.listdir("/dev/fd" if sys.platform == "darwin" else "/proc/self/fd")
     except OSError:
@@ -186,17 +183,17 @@ def open_folders():
 
 def audit_hook(forbidden, writable, log):
     """A hook for sys.addaudithook that raises PermissionError; `log` is called with each attempt."""
-    # where capital letters or the spelling of an umlaut make no difference, they must not hide a file
-    careless = sys.platform in ("darwin", "win32")
-    relative = os.open in os.supports_dir_fd
+    # macOS and Windows find a file by other capitals, too, and macOS by another spelling of umlauts
+    lenient = sys.platform in ("darwin", "win32")
+    has_dir_fd = os.open in os.supports_dir_fd
     seen = set()
     here = os.getpid()
 
-    def alike(path):
-        return unicodedata.normalize("NFC", path).casefold() if careless else path
+    def spelt(path):
+        return unicodedata.normalize("NFC", path).casefold() if lenient else path
 
-    forbidden, writable = ([os.path.realpath(n) for n in names] for names in (forbidden, writable))
-    forbidden = [alike(place) for place in forbidden]
+    forbidden = [spelt(os.path.realpath(name)) for name in forbidden]
+    writable = [os.path.realpath(name) for name in writable]
 
     def refuse(what):
         if what not in seen and len(seen) < ATTEMPTS:
@@ -208,7 +205,7 @@ def audit_hook(forbidden, writable, log):
         return any(path == place or path.startswith(place + os.sep) for place in places)
 
     def reading(path):
-        if within(alike(path), forbidden) or path.lower().endswith(".ipynb"):
+        if within(spelt(path), forbidden) or path.lower().endswith(".ipynb"):
             refuse(f"read {path}")
 
     def writing(path):
@@ -216,9 +213,9 @@ def audit_hook(forbidden, writable, log):
             refuse(f"write {path}")
 
     def places(name, folder=-1):
-        """Where a name lies and where it leads: two places if it is a link, none if it is unknown.
+        """Where a name lies, and where it leads: another place if it is a link. () if unknown.
 
-        name: a path, a descriptor or None (the current folder); folder: a descriptor, -1 for none.
+        name: a path, a descriptor or None, the current folder. folder: its dir_fd, -1 for none.
         """
         if isinstance(name, int):
             path = behind(name)
@@ -227,7 +224,7 @@ def audit_hook(forbidden, writable, log):
         if folder != -1 and not os.path.isabs(path):
             base = behind(folder)
             if base is None:
-                refuse("name files by dir_fd, which cannot be judged here")
+                refuse("use a dir_fd that cannot be judged")
             path = os.path.join(base, path)
         leads = os.path.realpath(path)
         parent, last = os.path.split(path)
@@ -239,64 +236,54 @@ def audit_hook(forbidden, writable, log):
         for path in places(name, folder):
             reading(path)
 
-    def change(name, folder=-1):  # the name itself, even if it is a link
-        for path in places(name, folder)[:1]:
-            writing(path)
-
-    def write(name, folder=-1):  # what the name leads to
+    def write(name, folder=-1):
         for path in places(name, folder):
             writing(path)
 
-    def write_behind(name, folder=-1):
-        # a descriptor opened for reading will do for this
-        if isinstance(name, int) and behind(name) is None:
-            refuse("change a file by its descriptor, which cannot be judged here")
+    def change(name, folder=-1):
+        """Judge the removal of a name or a new one: where it leads does not matter."""
+        writing(places(name, folder)[0])
+
+    def mark(name, folder=-1):
+        """Judge a change of owner, mode, …; the event does not tell whether it follows a link."""
+        if isinstance(name, int) and behind(name) is None:  # perhaps it was opened only to read
+            refuse("change a file by a descriptor that cannot be judged")
         write(name, folder)
 
-    def link(target, name, folder=-1):
-        for lies, _ in [places(name, folder)]:
-            read(os.path.join(os.path.dirname(lies), plain(target)))
+    def opened(name, mode, flags):
+        if isinstance(name, int):
+            return  # a descriptor: its opening was judged
+        name, folders = plain(name), [""]
+        if mode is None and has_dir_fd and not os.path.isabs(name):
+            # os.open: the event does not tell its dir_fd, which can be any folder that is open
+            candidates = open_folders()
+            if candidates is None:
+                refuse("use os.open with a dir_fd that cannot be judged")
+            folders += candidates
+        changes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_TEMPORARY", 0)
+        for folder in folders:
+            path = os.path.realpath(os.path.join(folder, name))
+            if set(mode) & set("wax+") if mode else flags & changes:
+                writing(path)
+            reading(path)
 
     def database(name):
         if type(name) in (PosixPath, WindowsPath):
             name = os.fspath(name)
         if not isinstance(name, (str, bytes)):
-            refuse("open a database by an object of its own making")
+            refuse("open a database whose name cannot be judged")
         name = plain(name)
         address = re.fullmatch(r"file:(?://(?:localhost)?(?=/))?([^?#]*).*", name, re.DOTALL)
         for path in {name, unquote(address[1]) if address else name} - {"", ":memory:"}:
             read(path)
             write(path)
 
-    def device(name):
-        if not plain(name).startswith("\\\\.\\pipe\\"):
-            read(name)
-            write(name)
-
-    def opened(name, mode, flags):
-        if isinstance(name, int):
-            return  # a descriptor: its opening was judged
-        name = plain(name)
-        folders = [""]
-        if mode is None and relative and not os.path.isabs(name):
-            # os.open, whose event does not tell dir_fd: it may be any folder that is open
-            open_ones = open_folders()
-            if open_ones is None:
-                refuse("os.open a relative name, which cannot be judged here")
-            folders += open_ones
-        changing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_TEMPORARY", 0)
-        for folder in folders:
-            path = os.path.realpath(os.path.join(folder, name))
-            if set(mode) & set("wax+") if mode else flags & changing:
-                writing(path)
-            reading(path)
-
     def connected(address):
         host = tuple.__getitem__(address, 0) if isinstance(address, tuple) else "localhost"
         if isinstance(host, (str, bytes)):
             host = plain(host)
-        local = (None, "", "localhost", "::1")
-        if host not in local and not re.fullmatch(r"127(\.[0-9]+){1,3}", str(host)):
+        local = host in (None, "", "localhost", "::1")
+        if not local and not re.fullmatch(r"127(\.[0-9]+){1,3}", str(host)):
             refuse(f"connect to {host}")
 
     def started(program):
@@ -305,77 +292,70 @@ def audit_hook(forbidden, writable, log):
             raise PermissionError(REFUSAL + f"start {name}")  # libraries ask for these: no attempt
         refuse(f"start {name}")
 
-    def forked(*given):
-        if "multiprocessing.resource_tracker" in repr(given):  # a lock asks for it: no attempt
-            raise PermissionError(REFUSAL + "start a process")
-        refuse("start a process")
-
-    # The events that name files: (judge, position of the name, position of its dir_fd or None)
-    files = {
-        "os.listdir": [(read, 0, None)],
-        "os.scandir": [(read, 0, None)],
-        "os.chdir": [(read, 0, None)],
-        "os.getxattr": [(read, 0, None)],
-        "os.listxattr": [(read, 0, None)],
-        "os.remove": [(change, 0, 1)],
-        "os.rmdir": [(change, 0, 1)],
-        "os.mkdir": [(change, 0, 2)],
-        "os.rename": [(read, 0, 2), (change, 0, 2), (change, 1, 3)],
-        "os.symlink": [(change, 1, 2)],
-        "os.link": [(read, 0, 2), (write, 0, 2), (change, 1, 3)],
-        "os.truncate": [(write, 0, None)],  # a descriptor must be open for writing: it was judged
-        "os.chmod": [(write_behind, 0, 2)],
-        "os.chown": [(write_behind, 0, 3)],
-        "os.utime": [(write_behind, 0, 3)],
-        "os.chflags": [(write_behind, 0, None)],
-        "os.setxattr": [(write_behind, 0, None)],
-        "os.removexattr": [(write_behind, 0, None)],
-        "_winapi.CopyFile2": [(read, 0, None), (write, 1, None)],
-        "_winapi.CreateJunction": [(read, 0, None), (change, 1, None)],
-    }
-
     def hook(event, values):
-        if event == "open":
-            opened(*values)
-        elif event in files:
-            for judge, name, folder in files[event]:
-                judge(values[name], -1 if folder is None else values[folder])
-            if event == "os.symlink":
-                link(*values)
-        elif event == "sqlite3.connect":
-            database(values[0])
-        elif event == "_winapi.CreateFile":
-            device(values[0])
-        elif event in REGISTRY:
-            refuse("write the registry")
-        elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn"):
-            started(values[1] if event == "os.spawn" else values[0])
-        elif event in (
-            "os.fork",
-            "os.forkpty",
-            "pty.spawn",
-            "os.startfile",
-            "_winapi.CreateProcess",
-        ):
-            refuse("start a process")
-        elif event == "_posixsubprocess.fork_exec":
-            forked(*values)
-        elif event == "cpython.PyInterpreterState_New" or (
-            event == "import" and values[0] in INTERPRETERS
-        ):
-            refuse("start another interpreter")
-        elif event.startswith(("posix.", "_signal.")):
-            refuse(f"call {event}")
-        elif event in ("os.kill", "os.killpg", "_winapi.OpenProcess") and values[0] != here:
-            refuse("signal another process")
-        elif event == "resource.prlimit" and values[0] not in (0, here):
-            refuse("limit another process")
-        elif event in ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"):
-            connected(values[1])
-        elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
-            connected((values[0],))
-        elif event == "socket.getnameinfo":
-            connected(values[0])
+        match event:
+            case "open":
+                opened(*values)
+            case "os.listdir" | "os.scandir" | "os.chdir" | "os.getxattr" | "os.listxattr":
+                read(values[0])
+            case "os.remove" | "os.rmdir":
+                change(values[0], values[1])
+            case "os.mkdir":
+                change(values[0], values[2])
+            case "os.rename":
+                read(values[0], values[2])
+                change(values[0], values[2])
+                change(values[1], values[3])
+            case "os.link":
+                read(values[0], values[2])
+                write(values[0], values[2])  # through its second name it could be written
+                change(values[1], values[3])
+            case "os.symlink" | "_winapi.CreateJunction":
+                target, name, *folder = values
+                change(name, *folder)
+                read(os.path.join(os.path.dirname(places(name, *folder)[0]), plain(target)))
+            case "os.truncate":
+                write(values[0])
+            case "os.chmod" | "os.chown" | "os.utime":
+                mark(values[0], values[-1])
+            case "os.setxattr" | "os.removexattr" | "os.chflags":
+                mark(values[0])
+            case "_winapi.CopyFile2":
+                read(values[0])
+                write(values[1])
+            case "_winapi.CreateFile" if not values[0].startswith("\\\\.\\pipe\\"):
+                read(values[0])
+                write(values[0])
+            case "sqlite3.connect":
+                database(values[0])
+            case "subprocess.Popen" | "os.system" | "os.exec" | "os.posix_spawn":
+                started(values[0])
+            case "os.spawn":
+                started(values[1])
+            case "os.fork" | "os.forkpty" | "pty.spawn" | "os.startfile" | "_winapi.CreateProcess":
+                refuse("start a process")
+            case "guard.fork_exec" | "_posixsubprocess.fork_exec":
+                if "multiprocessing.resource_tracker" in repr(values):  # a lock's: no attempt
+                    raise PermissionError(REFUSAL + "start a process")
+                refuse("start a process")
+            case "import" if values[0] in ("_interpreters", "_xxsubinterpreters"):
+                refuse("start another interpreter")  # which would have no hook
+            case "cpython.PyInterpreterState_New":
+                refuse("start another interpreter")
+            case "os.kill" | "os.killpg" | "_winapi.OpenProcess" if values[0] != here:
+                refuse("signal another process")
+            case "resource.prlimit" if values[0] not in (0, here):
+                refuse("limit another process")
+            case "socket.connect" | "socket.bind" | "socket.sendto" | "socket.sendmsg":
+                connected(values[1])
+            case "socket.getaddrinfo" | "socket.gethostbyname" | "socket.gethostbyaddr":
+                connected((values[0],))
+            case "socket.getnameinfo":
+                connected(values[0])
+            case _ if event.startswith("guard."):
+                refuse(f"call {event.removeprefix('guard.')}")
+            case _ if event in REGISTRY:
+                refuse("write the registry")
 
     return hook
 

@@ -1,6 +1,7 @@
 """The grader, on a class of submissions made from a real exercise: the good, the broken and the hostile.
 
-The whole class is graded once (`graded`), about two minutes; the tests look at what came of it.
+A class is graded once, and the tests look at what came of it. Daily it is six students, and all whose
+files are never run; the whole class (`-m slow`) takes about three times as long.
 """
 
 import copy
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import nbformat
 import pytest
@@ -20,7 +22,7 @@ from bs4 import BeautifulSoup
 from utils import checks, grading
 from utils.course import exercises
 from utils.course.__main__ import main
-from utils.grading import guard, handgrading, reports
+from utils.grading import guard, handgrading, reports, sandbox
 from utils.grading.submissions import Refused, check_file, handed_in, marks, read_exercise
 from utils.paths import ROOT
 
@@ -36,6 +38,8 @@ SOLUTIONS = {
 POINTS = {task.name: task.points for task in EXERCISE.tasks}
 AUTOMATIC = [task.name for task in EXERCISE.tasks if not task.by_hand]
 WORDS = "Shuffled tokens give a shuffled result, because a sum has no order."
+
+slow = pytest.mark.slow
 
 # Answers that are wrong, but run.
 WRONG = {
@@ -104,6 +108,7 @@ loot = [
     stolen(open, {source!r}),
     stolen(os.listdir, {folder!r}),
     stolen(open, {other!r}),
+    stolen(open, {answers!r}),
     stolen(numpy.fromfile, {source!r}),
     stolen(open, {outside!r}, "w"),
     stolen(os.mkdir, {outside!r}),
@@ -194,7 +199,7 @@ def another_course():
     return notebook
 
 
-# A class, graded once --------------------------------------------------------------------------------
+# Two classes, each graded once -----------------------------------------------------------------------
 
 FORMULA = "=HYPERLINK(evil), Ünal"
 STUDENTS = {
@@ -219,6 +224,10 @@ STUDENTS = {
     "another course": another_course(),
     "no notebook": "this is not JSON",
 }
+# All right, nothing, and the worst; thief and colab are made in `hand_in`.
+SIX = (FORMULA, "empty", "loop", "hog", "cheat", "thief")
+NEVER_RUN = ("stripped and cut", "quarrel", "another course", "no notebook")
+ANSWERS = ROOT / "utils" / "tests" / "answers"
 cell_of(STUDENTS["cheat"], "05-by-hand").source += CHEAT
 cell_of(STUDENTS[FORMULA], "05-words").source = "=1+1 <script>alert('markdown')</script>"
 
@@ -228,53 +237,70 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture(scope="module")
-def handed(tmp_path_factory):
-    """The folder of submissions, in the layouts that people have; with spaces in its path."""
-    folder = tmp_path_factory.mktemp("the class") / "hand ins"
+class Graded(NamedTuple):
+    """A class after `course grade`."""
+
+    students: tuple  # those whose submissions were run
+    handed: Path
+    out: Path
+    printed: str
+
+
+def hand_in(folder, students):
+    """Fill the folder of submissions, in the layouts that people have; with spaces in its path."""
     for student, content in STUDENTS.items():
-        write(folder / student / NAME / f"Copy of {NAME}_exercises (3).ipynb", content)
-    write(folder / "colab.ipynb", as_colab_saves(filled()))
+        if student in (*students, *NEVER_RUN):
+            write(folder / student / NAME / f"Copy of {NAME}_exercises (3).ipynb", content)
+    if "colab" in students:
+        write(folder / "colab.ipynb", as_colab_saves(filled()))
+    if "twice" in students:
+        write(folder / "twice" / "a.ipynb", filled({}))
+        write(folder / "twice" / "a (1).ipynb", filled({}))
     write(folder / "two" / "a.ipynb", filled())
     write(folder / "two" / "b.ipynb", filled({}))
-    write(folder / "twice" / "a.ipynb", filled({}))
-    write(folder / "twice" / "a (1).ipynb", filled({}))
     write(folder / "paper" / "report.pdf", "%PDF")
     write(folder / "empty" / ".ipynb_checkpoints" / "x.ipynb", filled())
     places = {
         "source": str(exercises.source(NAME)),
         "folder": str(folder),
-        "other": str(folder / "colab.ipynb"),
+        "other": str(folder / "two" / "a.ipynb"),
+        "answers": str(ANSWERS / f"{NAME}.txt"),
         "outside": str(folder.parent / "loot"),
     }
     thief = with_answer("05-by-hand", SOLUTIONS["05-by-hand"] + THIEF.format(**places))
     write(folder / "thief" / "x.ipynb", thief)
-    return folder
 
 
-@pytest.fixture(scope="module")
-def graded(handed):
-    """The class after `course grade`: the folder of results, and what was printed."""
+def grade(folder, students):
     pytest.importorskip("nbgrader", reason='needs the extra "instructor"')
-    command = [
-        sys.executable,
-        "-m",
-        "utils.course",
-        "grade",
-        handed,
-        "--seconds",
-        "5",
-        "--memory",
-        "2",
-    ]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    hand_in(folder, students)
+    limits = ["--seconds", "5", "--memory", "2"]
+    run = subprocess.run(
+        [sys.executable, "-m", "utils.course", "grade", folder, *limits],
+        cwd=ROOT, capture_output=True, text=True, encoding="utf-8",
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    return handed.with_name("hand ins-graded"), run.stdout
+    return Graded(students, folder, folder.with_name(f"{folder.name}-graded"), run.stdout)
 
 
 @pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    return grade(tmp_path_factory.mktemp("the six") / "hand ins", SIX)
+
+
+@pytest.fixture(scope="module")
+def everyone(tmp_path_factory):
+    return grade(tmp_path_factory.mktemp("the class") / "hand ins", tuple(EXPECTED))
+
+
+@pytest.fixture(params=["six", pytest.param("everyone", marks=slow)])
+def graded(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
 def table(graded):
-    return {row["student"].removeprefix("'"): row for row in rows(graded[0] / NAME / "points.csv")}
+    return {row["student"].removeprefix("'"): row for row in rows(graded.out / NAME / "points.csv")}
 
 
 def got(row):
@@ -310,40 +336,56 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("student", EXPECTED)
-def test_points_of_each_task(table, student):
-    assert got(table[student]) == EXPECTED[student]
-    assert float(table[student]["total"]) == sum(p or 0 for p in EXPECTED[student].values())
+def each(expected):
+    """Parameters "graded, student, expected": of the six, and of everyone where that class is graded."""
+    daily = {student: what for student, what in expected.items() if student in SIX + NEVER_RUN}
+    return [
+        *(pytest.param("six", student, what) for student, what in daily.items()),
+        *(
+            pytest.param("everyone", student, what, marks=slow)
+            for student, what in expected.items()
+        ),
+    ]
+
+
+@pytest.mark.parametrize("graded, student, points", each(EXPECTED), indirect=["graded"])
+def test_points_of_each_task(table, student, points):
+    assert got(table[student]) == points
+    assert float(table[student]["total"]) == sum(p or 0 for p in points.values())
     assert float(table[student]["out_of"]) == sum(POINTS.values())
-    waits = EXPECTED[student]["words"] is None
+    waits = points["words"] is None
     assert table[student]["status"] == ("waiting" if waits else "graded")
     assert ("words is still to be graded by hand" in table[student]["notes"]) == waits
 
 
 @pytest.mark.parametrize(
-    "student, note",
-    {
-        "Ada Lövelace_123_assignsubmission_file": r"^words is still to be graded by hand$",
-        "empty": r"^$",
-        "hog": r"05-attend stopped the grader: it needed more than 2 GB of memory; it was taken out",
-        "killer": r"05-attend stopped the grader: it ended the Python that ran it",
-        "stubborn": r"05-attend stopped the grader: it took longer than 5 s and could not be interrupted",
-        "stripped": r"nbgrader's markers were gone; every cell is in its place, so they were put back",
-        "twins": r"the cell 05-attend was there 2 times; one was kept",
-        "deleted": r"05-setup was deleted; it was put back.*05-attend-check was deleted; it was put back.*"
-        r"answer cell 05-cost was deleted: only what other cells define was checked",
-        "edited": r"^the cell 05-attend-check was edited; the original was run in its place; words",
-        "twice": r"^the same answers were handed in 2 times$",
-        "cheat": r"(?=.*replaced utils.checks.check_attend; it was put back)(?=.*replaced torch.allclose; )"
-        r"(?=.*replaced utils.checks.lesson_05.check_causal; )(?=.*replaced checks; )",
-    }.items(),
+    "graded, student, note",
+    each(
+        {
+            "Ada Lövelace_123_assignsubmission_file": r"^words is still to be graded by hand$",
+            FORMULA: r"^words is still to be graded by hand$",
+            "empty": r"^$",
+            "hog": r"05-attend stopped the grader: it needed more than 2 GB of memory; it was taken out",
+            "killer": r"05-attend stopped the grader: it ended the Python that ran it",
+            "stubborn": r"05-attend stopped the grader: it took longer than 5 s and could not be interrupted",
+            "stripped": r"nbgrader's markers were gone; every cell is in its place, so they were put back",
+            "twins": r"the cell 05-attend was there 2 times; one was kept",
+            "deleted": r"05-setup was deleted; it was put back.*05-attend-check was deleted; it was put back.*"
+            r"answer cell 05-cost was deleted: only what other cells define was checked",
+            "edited": r"^the cell 05-attend-check was edited; the original was run in its place; words",
+            "twice": r"^the same answers were handed in 2 times$",
+            "cheat": r"(?=.*replaced utils.checks.check_attend; it was put back)(?=.*replaced torch.allclose; )"
+            r"(?=.*replaced utils.checks.lesson_05.check_causal; )(?=.*replaced checks; )",
+        }
+    ),
+    indirect=["graded"],
 )
 def test_notes_say_what_was_done(table, student, note):
     assert re.search(note, table[student]["notes"]), table[student]["notes"]
 
 
 def test_what_could_not_be_graded_is_listed_with_a_reason(graded, table):
-    listed = {row["student"]: row for row in rows(graded[0] / "not_graded.csv")}
+    listed = {row["student"]: row for row in rows(graded.out / "not_graded.csv")}
     reasons = {
         "stripped and cut": "markers are gone, and the cells are not those of the exercise one by one",
         "quarrel": "the cell 05-attend is there 2 times, with different content",
@@ -355,22 +397,21 @@ def test_what_could_not_be_graded_is_listed_with_a_reason(graded, table):
     assert set(listed) == set(reasons)
     for student, reason in reasons.items():
         assert reason in listed[student]["reason"] and listed[student]["what to do"]
-        assert listed[student]["reason"] in graded[1]
+        assert listed[student]["reason"] in graded.printed
     assert listed["paper"]["file"] == str(Path("paper", "report.pdf"))
     for student in ("quarrel", "two"):
         assert table[student]["status"] == "not graded" and not table[student]["total"]
         assert reasons[student] in table[student]["notes"]
-    assert set(table) == set(EXPECTED) | {"quarrel", "two"}
+    assert set(table) == {*graded.students, "quarrel", "two"}
 
 
 def test_one_line_a_student_and_a_short_table(graded):
-    printed = graded[1]
     automatic = sum(POINTS[name] for name in AUTOMATIC)
-    line = rf"^colab +{NAME} +{automatic:g} of {sum(POINTS.values()):g}   hand-graded: 1 waiting$"
-    assert re.search(line, printed, re.M), printed
-    assert re.search(r"^exercise +graded +waiting +not graded +mean$", printed, re.M)
-    assert re.search(rf"^{NAME} +\d+ +\d+ +2 +[\d.]+$", printed, re.M)
-    assert str(graded[0]) in printed.splitlines()[-1]
+    line = rf"^thief +{NAME} +{automatic:g} of {sum(POINTS.values()):g}   hand-graded: 1 waiting$"
+    assert re.search(line, graded.printed, re.M), graded.printed
+    assert re.search(r"^exercise +graded +waiting +not graded +mean$", graded.printed, re.M)
+    assert re.search(rf"^{NAME} +\d+ +\d+ +2 +[\d.]+$", graded.printed, re.M)
+    assert str(graded.out) in graded.printed.splitlines()[-1]
 
 
 # What the curious got --------------------------------------------------------------------------------
@@ -381,19 +422,20 @@ def ran(out, student):
     return nbformat.from_dict(record["run"]["notebook"])
 
 
-def test_the_thief_got_nothing(graded, handed, table):
-    cell = cell_of(ran(graded[0], "thief"), "05-by-hand")
+def test_the_thief_got_nothing(graded, table):
+    cell = cell_of(ran(graded.out, "thief"), "05-by-hand")
     printed = "".join(out.text for out in cell.outputs if out.output_type == "stream")
     assert "the grader does not let an exercise read" in printed
-    (loot,) = re.findall(r"LOOT (.*)", printed)
-    assert json.loads(loot.lower()) == [False] * 9 + [True]
+    (stolen,) = re.findall(r"LOOT (.*)", printed)
+    assert json.loads(stolen.lower()) == [False] * 10 + [True]
     if guard.landlock_version():
         assert "COMPILED True" in printed
-    assert not (handed.parent / "loot").exists()
+    loot = graded.handed.parent / "loot"
+    assert not loot.exists()
     notes = table["thief"]["notes"]
-    source = exercises.source(NAME).relative_to(ROOT)
-    for what in (f"read {source}", f"write {handed.parent / 'loot'}", "start id",
-                 "signal another process", "connect to 93.184.216.34"):  # fmt: skip
+    source, answers = exercises.source(NAME), ANSWERS / f"{NAME}.txt"
+    for what in (f"read {source.relative_to(ROOT)}", f"read {answers.relative_to(ROOT)}", f"write {loot}",
+                 "start id", "signal another process", "connect to 93.184.216.34"):  # fmt: skip
         assert f"tried to {what}; the grader did not let it" in notes
     assert "mine.txt" not in notes
 
@@ -435,6 +477,24 @@ def test_landlock_alone_holds_too(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_the_guard_is_told_what_to_hide(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox.Grader, "_start", lambda self: None)
+    grader = sandbox.Grader(sandbox.Limits(), [tmp_path / "hand-ins"])
+    (tmp_path / "book").write_text("")
+    run = tmp_path / "run"
+    sandbox._lay_out(run, EXERCISE, filled(), tmp_path / "book", grader.limits, grader.hidden)
+    settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    hook = guard.audit_hook(settings["forbidden"], settings["writable"], lambda what: None)
+    answers = sorted(ANSWERS.glob("*.txt"))
+    assert answers
+    for path in (*answers, exercises.EXERCISES / "source" / "x", run / "course" / "gradebook.db",
+                 tmp_path / "hand-ins" / "x", ROOT / ".git" / "HEAD"):  # fmt: skip
+        with pytest.raises(PermissionError, match="read"):
+            hook("open", (str(path), "r", 0))
+    hook("open", (str(run / "work" / "utils" / "checks.py"), "r", 0))
+    hook("open", (str(run / "work" / "notebooks" / "mine"), "w", 0))
+
+
 def test_innocent_submissions_are_not_accused(table):
     for student, row in table.items():
         assert ("tried to" in row["notes"]) == (student == "thief"), (student, row["notes"])
@@ -468,8 +528,9 @@ def test_what_a_cell_replaced_is_put_back_and_what_torch_wraps_itself_is_not(mon
                         "replaced checks", "replaced check_shape"}  # fmt: skip
 
 
-def test_the_check_that_was_to_be_skipped_ran(graded):
-    notebook = ran(graded[0], "edited")
+@slow
+def test_the_check_that_was_to_be_skipped_ran(everyone):
+    notebook = ran(everyone.out, "edited")
     assert cell_of(notebook, "05-repair-check").outputs[0].output_type == "error"
 
 
@@ -481,26 +542,30 @@ def feedback(out, student):
 
 
 @pytest.mark.parametrize(
-    "student, said",
-    {
-        "Ada Lövelace_123_assignsubmission_file": ">right<",
-        "empty": ">not answered yet<",
-        "wrong": "divide the scores by √d before the softmax",
-        "loop": ">took longer than 5 s<",
-        "hog": "your answer stopped the grader: it needed more than 2 GB of memory",
-        "killer": "your answer stopped the grader: it ended the Python that ran it",
-        "syntax": "SyntaxError: invalid syntax",
-        "leaver": "SystemExit",
-        "quarrel": "with different content: ask which one counts",
-    }.items(),
+    "graded, student, said",
+    each(
+        {
+            "Ada Lövelace_123_assignsubmission_file": ">right<",
+            reports.file_name(FORMULA): ">right<",
+            "empty": ">not answered yet<",
+            "wrong": "divide the scores by √d before the softmax",
+            "loop": ">took longer than 5 s<",
+            "hog": "your answer stopped the grader: it needed more than 2 GB of memory",
+            "killer": "your answer stopped the grader: it ended the Python that ran it",
+            "syntax": "SyntaxError: invalid syntax",
+            "leaver": "SystemExit",
+            "quarrel": "with different content: ask which one counts",
+        }
+    ),
+    indirect=["graded"],
 )
 def test_pages_say_what_became_of_a_task(graded, student, said):
-    assert said in feedback(graded[0], student)
+    assert said in feedback(graded.out, student)
 
 
 def test_pages_show_the_answers_but_neither_hidden_tests_nor_replacements(graded):
-    pages = sorted((graded[0] / NAME / "feedback").glob("*.html"))
-    assert len(pages) == len(EXPECTED) + 2
+    pages = sorted((graded.out / NAME / "feedback").glob("*.html"))
+    assert len(pages) == len(graded.students) + 2
     hidden = re.findall(r"BEGIN HIDDEN TESTS\n(.*?)### END", "\n".join(GIVEN.values()), re.S)
     lines = {line.strip() for part in hidden for line in part.splitlines() if "assert" in line}
     assert lines
@@ -508,12 +573,14 @@ def test_pages_show_the_answers_but_neither_hidden_tests_nor_replacements(graded
         text = re.sub(r"<[^>]*>", "", page.read_text(encoding="utf-8"))
         assert "HIDDEN" not in text
         assert not any(line in text.replace("&quot;", '"') for line in lines), page.name
-    killer = re.sub(r"<[^>]*>", "", feedback(graded[0], "killer"))
-    assert "os._exit(0)" in killer and "raise RuntimeError" not in killer
+    stopped = {"hog": "kept.append", "killer": "os._exit(0)"}
+    for student in stopped.keys() & set(graded.students):
+        text = re.sub(r"<[^>]*>", "", feedback(graded.out, student))
+        assert stopped[student] in text and "raise RuntimeError" not in text
 
 
 def test_pages_run_no_script_and_need_no_network(graded):
-    page = feedback(graded[0], reports.file_name(FORMULA))
+    page = feedback(graded.out, reports.file_name(FORMULA))
     soup = BeautifulSoup(page, "html.parser")
     for part in ("html", "image", "javascript", "svg", "markdown"):
         assert f"alert('{part}')" in soup.text  # the code is there, to be read
@@ -530,9 +597,11 @@ def test_pages_run_no_script_and_need_no_network(graded):
 
 
 def test_names_are_safe_in_tables_and_file_names(graded):
-    text = (graded[0] / NAME / "points.csv").read_text(encoding="utf-8-sig")
+    text = (graded.out / NAME / "points.csv").read_text(encoding="utf-8-sig")
     assert f'\n"\'{FORMULA}",waiting' in text
-    (answer,) = (row for row in rows(graded[0] / NAME / "answers.csv") if FORMULA in row["student"])
+    (answer,) = (
+        row for row in rows(graded.out / NAME / "answers.csv") if FORMULA in row["student"]
+    )
     assert answer["answer"].startswith("'=1+1")
     assert reports.file_name("a/b:c") != reports.file_name("a_b_c") == "a_b_c"
 
@@ -549,33 +618,42 @@ def fill_in(path, whose, **values):
 
 
 @pytest.fixture
-def again(graded, handed, monkeypatch):
+def again(graded, monkeypatch):
     """Grades the class again, where nothing may be run."""
     monkeypatch.setattr(grading, "Grader", lambda *_: pytest.fail("something was run again"))
-    return lambda: grading.grade(handed, seconds=5, memory=2)
+    return lambda: grading.grade(graded.handed, seconds=5, memory=2)
 
 
-def test_points_by_hand_are_merged_and_kept(graded, again, capsys):
-    answers = graded[0] / NAME / "answers.csv"
-    assert {row["student"] for row in rows(answers)} >= {"colab", "hog"}
+@pytest.mark.parametrize(
+    "graded, whom, notes",
+    [
+        ("six", "thief", r"^tried to .*; the grader did not let it$"),
+        pytest.param("everyone", "colab", r"^$", marks=slow),
+    ],
+    indirect=["graded"],
+)
+def test_points_by_hand_are_merged_and_kept(graded, again, whom, notes, capsys):
+    answers = graded.out / NAME / "answers.csv"
+    assert {row["student"] for row in rows(answers)} >= {whom, "hog"}
     assert not {row["student"] for row in rows(answers)} & {"empty", "half", "two"}
-    colab = next(row for row in rows(answers) if row["student"] == "colab")
-    assert colab["answer"] == WORDS and colab["points"] == "" and colab["out_of"] == "3"
-    fill_in(answers, "colab", points="2,5", comment="Which sum? <b>")
+    row = next(row for row in rows(answers) if row["student"] == whom)
+    assert row["answer"] == WORDS and row["points"] == "" and row["out_of"] == "3"
+    fill_in(answers, whom, points="2,5", comment="Which sum? <b>")
     fill_in(answers, FORMULA, points="0", comment="-")
     for _ in range(2):
         again()
         table = {
-            row["student"].removeprefix("'"): row for row in rows(graded[0] / NAME / "points.csv")
+            row["student"].removeprefix("'"): row for row in rows(graded.out / NAME / "points.csv")
         }
         automatic = sum(POINTS[name] for name in AUTOMATIC)
-        assert (table["colab"]["words"], table["colab"]["status"]) == ("2.5", "graded")
-        assert float(table["colab"]["total"]) == automatic + 2.5 and table["colab"]["notes"] == ""
+        assert (table[whom]["words"], table[whom]["status"]) == ("2.5", "graded")
+        assert float(table[whom]["total"]) == automatic + 2.5
+        assert re.search(notes, table[whom]["notes"])
         assert (table[FORMULA]["words"], table[FORMULA]["status"]) == ("0", "graded")
         assert table["hog"]["status"] == "waiting"
         kept = {row["student"]: row for row in rows(answers)}
-        assert (kept["colab"]["points"], kept["colab"]["comment"]) == ("2.5", "Which sum? <b>")
-    assert "Which sum? &lt;b&gt;" in feedback(graded[0], "colab")
+        assert (kept[whom]["points"], kept[whom]["comment"]) == ("2.5", "Which sum? <b>")
+    assert "Which sum? &lt;b&gt;" in feedback(graded.out, whom)
     assert f"{automatic + 2.5:g} of" in capsys.readouterr().out
 
 
@@ -589,11 +667,11 @@ def test_points_by_hand_are_merged_and_kept(graded, again, capsys):
         ({"points": "good"}, r"points should be a number from 0 to 3, they are 'good'"),
         ({"task": "attend"}, r"the task is unknown; there are: words"),
         ({"student": "nobody", "points": "1"}, r"nobody has points for words, but no submission"),
-        ({"student": "colab"}, r"\(colab, words\): this row is there twice"),
+        ({"student": "thief"}, r"\(thief, words\): this row is there twice"),
     ],
 )
 def test_points_by_hand_that_make_no_sense_are_an_error(graded, again, values, message):
-    answers = graded[0] / NAME / "answers.csv"
+    answers = graded.out / NAME / "answers.csv"
     before = answers.read_bytes()
     fill_in(answers, "hog", **values)
     with pytest.raises(SystemExit, match=message):
