@@ -33,8 +33,8 @@ def cache_folder():
     here = DATA / "cache"
     if _writable(here):
         return here
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    places = [users / "timesformer-from-scratch", Path(tempfile.gettempdir(), "timesformer-from-scratch")]  # fmt: skip
+    users = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    places = [Path(place, "timesformer-from-scratch") for place in (users, tempfile.gettempdir())]
     for place in places:
         if _writable(place):
             print(f"{here} cannot be written; what is made here is kept in {place}")

@@ -188,7 +188,8 @@ def load_run(path, model, optimizer, run):
         )
     place, run = json.loads(metadata["place"]), json.loads(json.dumps(run))  # tuples become lists
     if place["run"] != run:
-        was = {name: value for name, value in place["run"].items() if run.get(name) != value}
+        names = [n for n in place["run"] | run if place["run"].get(n) != run.get(n)]
+        was = {name: place["run"].get(name, "not noted") for name in names}
         raise ValueError(
             f"{path}: holds another training run (there: {was}); delete it or choose another file"
         )

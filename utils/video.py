@@ -265,8 +265,8 @@ def write_video(path, frames, fps=8.0, codec=None):
         raise VideoError(f"{path}: there is no folder {path.parent}")
     with whole_file(path, flush=False) as part:
         reason = _write(part, frames, fps, codec)
-        if reason and shutil.disk_usage(path.parent).free < frames.nbytes:
-            reason = "the disk is full"  # OpenCV writes what fits and says nothing
+        if reason and shutil.disk_usage(path.parent).free < 2**20:
+            reason = f"the disk is full ({reason})"  # OpenCV writes what fits and says nothing
         if reason:
             raise VideoError(f"{path}: {reason}")
 

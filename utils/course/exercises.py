@@ -158,7 +158,10 @@ def student_copy(folder):
     names = [name for name in listed.stdout.decode("utf-8").split("\0") if name]
     files = [n for n in names if (ROOT / n).is_file() and not n.startswith(PRIVATE)]
     if not files:
-        raise SystemExit(f"{ROOT}: git lists no files here; clone the course with git first")
+        said = listed.stderr.decode("utf-8", "replace").strip()
+        raise SystemExit(
+            f"{ROOT}: git lists no files here; clone the course with git first. {said}".strip()
+        )
     if folder.exists():
         _bring_up_to_date(folder, files)
         return folder

@@ -29,7 +29,7 @@ def start(port=8888, ip=None):
     taken where `port` is in use. A JupyterLab that serves this course already is used again.
     """
     if (server := _running()) is not None:
-        print("The course is already open.")
+        print("The course is already open. (For another port or --ip, close it first.)")
         _show(server)
         return 0
     command = [
@@ -44,12 +44,15 @@ def start(port=8888, ip=None):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # take JupyterLab along
     # With a token of our own JupyterLab prints no address beside ours. Without a terminal to ask,
     # Ctrl-C ends it at once.
-    environment = os.environ | {"JUPYTER_TOKEN": secrets.token_hex(24)}
+    token = secrets.token_hex(24)
+    environment = os.environ | {"JUPYTER_TOKEN": token}
     lab = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
     try:
-        server = _wait(lab)
+        server = _wait(lab, token)
         if server is None:
-            print(f"JupyterLab did not start (exit code {lab.poll()}); what it said stands above.", file=sys.stderr)  # fmt: skip
+            code = lab.poll()
+            why = f"did not answer within {SECONDS} s" if code is None else f"ended with exit code {code}"  # fmt: skip
+            print(f"JupyterLab {why}; what it said stands above.", file=sys.stderr)
             return 1
         _show(server)
         print("Ctrl-C in this window ends it.", flush=True)
@@ -63,29 +66,41 @@ def start(port=8888, ip=None):
             lab.wait()
 
 
-def _running(pid=None):
-    """The server of this course that answers, or None; with `pid` only the one with this number."""
+def _running(token=None):
+    """The server of this course that answers, or None; with `token` only the one that has it.
+
+    (Not by its process's number: in a virtual environment on Windows that is another one's.)
+    """
     for server in list_running_servers():
         same = os.path.realpath(server.get("root_dir", "")) == os.path.realpath(ROOT)
-        if same and pid in (None, server["pid"]) and _answers(server):
+        if same and token in (None, server["token"]) and _answers(server):
             return server
     return None
 
 
+def _url(server):
+    """The server's address on this machine, whatever addresses it listens to."""
+    scheme = "https" if server.get("secure") else "http"
+    return f"{scheme}://localhost:{server['port']}{server.get('base_url', '/')}"
+
+
 def _answers(server):
     request = urllib.request.Request(
-        f"{server['url']}api/status", headers={"Authorization": f"token {server['token']}"}
+        f"{_url(server)}api/status", headers={"Authorization": f"token {server['token']}"}
     )
+    direct = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # no proxy for this machine
     try:
-        return urllib.request.urlopen(request, timeout=5).status == 200
+        return direct.open(request, timeout=5).status == 200
     except (OSError, urllib.error.URLError):
         return False
 
 
-def _wait(lab):
+def _wait(lab, token):
     end = time.monotonic() + SECONDS
     while lab.poll() is None and time.monotonic() < end:
-        if (server := _running(lab.pid)) is not None:
+        if (server := _running(token)) is not None:
             return server
         time.sleep(0.2)
     return None
@@ -105,7 +120,7 @@ def has_browser():
 
 def _show(server):
     lesson = LESSON.relative_to(ROOT).as_posix()
-    address = f"{server['url']}lab/tree/{lesson}?token={server['token']}"
+    address = f"{_url(server)}lab/tree/{lesson}?token={server['token']}"
     print(f"\n    {address}\n", flush=True)
     if has_browser() and webbrowser.open(address):
         print("It opens in your browser; if it does not, copy the address there.", flush=True)
@@ -127,10 +142,11 @@ def check():
     notebook = nbformat.read(LESSON, as_version=4)
     started = time.perf_counter()
     folder = {"metadata": {"path": str(NOTEBOOKS)}}
-    client = NotebookClient(notebook, timeout=600, resources=folder, kernel_name="python3")
+    client = NotebookClient(notebook, timeout=600, startup_timeout=SECONDS, resources=folder,
+                            kernel_name="python3")  # fmt: skip
     try:
         client.execute()
-    except (CellExecutionError, DeadKernelError, TimeoutError) as error:
+    except (CellExecutionError, DeadKernelError, TimeoutError, RuntimeError) as error:
         print(f"{error}\n{LESSON.name} does not run here; the error stands above.", file=sys.stderr)
         return 1
     answers = [cell for cell in notebook.cells if "answer" in cell.metadata.get("tags", [])]

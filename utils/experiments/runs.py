@@ -162,7 +162,7 @@ def fill(name, jobs=1):
                 tables.RESULTS.mkdir(parents=True, exist_ok=True)
                 os.replace(checkpoint.with_suffix(".model"), model_file(name, row["variant"]))
             _add(name, row, on)
-            checkpoint.unlink()
+            checkpoint.unlink(missing_ok=True)  # another program may have trained the same run
             bar.update()
             bar.write(f"{row['variant']} / {row['task']}, seed {row['seed']}: {row['accuracy']:.1%}, {row['seconds']} s")  # fmt: skip
 

@@ -49,12 +49,13 @@ def address(process):
 
 
 def test_it_starts_on_a_busy_port_and_is_found_again(environment):
-    """By a root user in a container, if the tests run as one; ends with SIGTERM, nothing left behind."""
+    """As root in a container, if the tests run so, behind a proxy; ends with SIGTERM, nothing left behind."""
+    environment |= {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     with socket.socket() as busy:
         busy.bind(("localhost", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        first = subprocess.Popen([*COMMAND, "--port", str(port)], cwd=ROOT, env=environment,
+        first = subprocess.Popen([*COMMAND, "--port", str(port), "--ip", "0.0.0.0"], cwd=ROOT, env=environment,
                                  stdout=subprocess.PIPE, text=True, encoding="utf-8")  # fmt: skip
         try:
             place = address(first)
@@ -81,19 +82,21 @@ def test_it_starts_on_a_busy_port_and_is_found_again(environment):
 
 
 def test_a_lab_that_ends_at_once_is_an_error(monkeypatch, capsys):
-    monkeypatch.setattr(start, "_running", lambda pid=None: None)
+    monkeypatch.setattr(start, "_running", lambda token=None: None)
     monkeypatch.setattr(start.sys, "executable", "/bin/false" if os.name == "posix" else "where")
     assert start.start() != 0
-    assert "did not start" in capsys.readouterr().err
+    assert "ended with exit code" in capsys.readouterr().err
 
 
 def test_another_course_s_server_is_not_ours(monkeypatch, tmp_path):
-    server = dict(root_dir=str(tmp_path), pid=1, url="http://localhost:1/", token="")
+    server = dict(root_dir=str(tmp_path), port=1, url="http://host:1/", token="ours")
     monkeypatch.setattr(start, "list_running_servers", lambda: [server])
     monkeypatch.setattr(start, "_answers", lambda server: True)
     assert start._running() is None
     server["root_dir"] = str(ROOT)
-    assert start._running() is server and start._running(pid=2) is None
+    assert start._running() is server and start._running("ours") is server
+    assert start._running("another") is None
+    assert start._url(server) == "http://localhost:1/"  # a container's own name is known to nobody
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is a screen")
