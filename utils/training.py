@@ -47,6 +47,11 @@ def predict(model, clips, batch_size=100):
         model.train(was_training)
 
 
+def predict_views(model, views, batch_size=100):
+    """Class probabilities averaged over several views of the same clips: a list of clip arrays."""
+    return sum(predict(model, view, batch_size) for view in views) / len(views)
+
+
 def evaluate(model, data, batch_size=100):
     """Share of clips whose most probable class is the right one. `data` is (clips, labels)."""
     clips, labels = data

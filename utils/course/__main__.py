@@ -70,6 +70,12 @@ def benchmark_video(given):
     benchmark_video(given.folder)
 
 
+def lips(given):
+    from utils.course.lips import make
+
+    print(make(given.source, given.out, given.alignments, given.mouth, given.speaker))
+
+
 def parser():
     """The commands and their arguments."""
     parser = argparse.ArgumentParser(prog="python -m utils.course", description=__doc__)
@@ -120,6 +126,13 @@ def parser():
 
     one = command(benchmark_video, "benchmark-video", "frames per second of read_frames beside PyAV's, on the same files")  # fmt: skip
     one.add_argument("folder", nargs="?", type=Path)
+
+    one = command(lips, "lips", "make a folder of spoken words like data/lips from the GRID corpus, also of another speaker")  # fmt: skip
+    one.add_argument("source", help="a folder of sentences with words.csv or .align files, a speaker's zip from Zenodo, or s1 to s34, which is downloaded (about 400 MB)")  # fmt: skip
+    one.add_argument("--out", type=Path, help="default: data/cache/lips-SPEAKER")
+    one.add_argument("--alignments", type=Path, help="folder or zip with the .align files, if they lie elsewhere")  # fmt: skip
+    one.add_argument("--mouth", type=int, nargs=2, metavar=("ROW", "COLUMN"), help="the mouth's middle in the first sentence (default: look for the mean mouth of data/lips)")  # fmt: skip
+    one.add_argument("--speaker", help="who speaks, for the attribution (default: the name of SOURCE)")  # fmt: skip
     return parser
 
 

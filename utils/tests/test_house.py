@@ -16,13 +16,14 @@ ROOMS = {
     "model": set(),
     "video": {"paths"},
     "motion": {"video", "paths"},
+    "lips": {"video", "paths"},
     "dataset": {"video", "paths"},
     "training": {"model", "paths"},
     "rollout": {"model", "training"},
     "published": {"model"},
 }
 for room in ("recipe", "plots", "checks"):
-    ROOMS[room] = {"paths", "model", "video", "motion", "dataset", "training", "rollout", "published"}  # fmt: skip
+    ROOMS[room] = {"paths", "model", "video", "motion", "lips", "dataset", "training", "rollout", "published"}  # fmt: skip
 FRONT_ROOM = set(ROOMS)
 ROOMS["experiments"] = FRONT_ROOM
 ROOMS["course"] = FRONT_ROOM
