@@ -35,7 +35,7 @@ SLOT_OF = np.repeat(np.arange(len(SLOTS)), [len(words) for words in GRAMMAR.valu
 
 # What the model sees: a window of frames in the middle of each word, cropped round the mouth. While
 # training, each window has a margin (frames, pixels) on every side, in which `augment` moves it.
-NUM_FRAMES, IMAGE_SIZE, MARGIN = 8, (32, 48), (1, 3)
+NUM_FRAMES, IMAGE_SIZE, MARGIN = 8, (32, 48), (2, 3)
 NOTHING, SPREAD = 115, 29  # `to_video` turns them into 0 and 0.5
 
 
@@ -182,21 +182,66 @@ def centred(windows, margin=MARGIN):
     return windows[:, f : t - f, p : height - p, p : width - p]
 
 
-def augment(windows, labels, rng, margin=MARGIN):
-    """Move each window within its margin, mirror half of them, change light and contrast a little.
+def respeed(windows, num_frames, speed, late):
+    """Look at windows at another speed: frames between frames are mixed from their neighbours.
 
-    A mirrored mouth says the same word, so labels stay. Shapes: (b, t + 2 * frames, height + 2 * pixels,
-    width + 2 * pixels) and (b,) -> `channels` (b, t, height, width, 3) and (b,).
+    `speed` 1.1 shows a tenth more of the word in the same number of frames; `late` moves the middle, in
+    frames. Shapes: (b, t, height, width) uint8, two (b,) arrays -> (b, num_frames, height, width)
+    float32. Beyond the window its outermost frames are repeated.
+    """
+    t = windows.shape[1]
+    steps = np.arange(num_frames) - (num_frames - 1) / 2
+    place = (t - 1) / 2 + late[:, None] + speed[:, None] * steps  # (b, num_frames)
+    place = place.clip(0, t - 1)
+    before = np.minimum(place.astype(int), t - 2)
+    share = (place - before).astype(np.float32)[..., None, None]
+    clip = np.arange(len(windows))[:, None]
+    return windows[clip, before] * (1 - share) + windows[clip, before + 1] * share
+
+
+def vary(windows, rng, margin=MARGIN):
+    """Other ways in which the same word might have been filmed, and said.
+
+    Each window is moved within its margin, half of them are mirrored (a mirrored mouth says the same
+    word), the mouth is up to 15 % quicker or slower and up to a frame early or late, light and contrast
+    change a little. Shapes: (b, t + 2 * frames, height + 2 * pixels, width + 2 * pixels) uint8 ->
+    (b, t, height, width) uint8.
     """
     b, (frames, pixels) = len(windows), margin
-    far = rng.integers(-frames, frames + 1, b), *rng.integers(-pixels, pixels + 1, (2, b))
-    windows = moved(windows, *far, margin)
+    none = np.zeros(b, np.int64)
+    rows, columns = rng.integers(-pixels, pixels + 1, (2, b))
+    windows = moved(windows, none, rows, columns, (0, pixels))
     mirrored = rng.random(b) < 0.5
     windows[mirrored] = windows[mirrored, ..., ::-1]
+    speed, late = np.exp(rng.uniform(-0.15, 0.15, b)), rng.uniform(-1, 1, b)
+    windows = respeed(windows, windows.shape[1] - 2 * frames, speed, late)
     contrast, light = rng.uniform([[0.8], [-6]], [[1.2], [6]], (2, b)).astype(np.float32)
     contrast, light = contrast[:, None, None, None], light[:, None, None, None]
-    changed = NOTHING + light + contrast * (windows - np.float32(NOTHING))
-    return channels(changed.round().clip(0, 255).astype(np.uint8)), labels
+    windows = NOTHING + light + contrast * (windows - NOTHING)
+    return windows.round().clip(0, 255).astype(np.uint8)
+
+
+def mix(clips, labels, rng):
+    """Lay every clip over another one of the batch, as thinly as drawn, and its label with it.
+
+    Half of the batches stay as they are. Shapes: (b, ...) uint8, (b,) -> the same, and shares of the
+    classes (b, 51) float32. Source: Zhang et al. 2018, "mixup", arXiv 1710.09412.
+    """
+    shares = np.eye(len(CLASSES), dtype=np.float32)[labels]
+    if rng.random() < 0.5:
+        return clips, shares
+    share, other = np.float32(rng.beta(0.4, 0.4)), rng.permutation(len(clips))
+    clips = share * clips + (1 - share) * clips[other]
+    return clips.round().astype(np.uint8), share * shares + (1 - share) * shares[other]
+
+
+def augment(windows, labels, rng):
+    """`vary`, `mix` and `channels`, for `fit`.
+
+    Shapes: windows with their MARGIN and (b,) -> (b, t, height, width, 3) uint8 and (b, 51) float32.
+    """
+    windows, shares = mix(vary(windows, rng), labels, rng)
+    return channels(windows), shares
 
 
 def views(windows, margin=MARGIN):

@@ -11,6 +11,9 @@ from utils.paths import cache_folder
 from utils.training import fit
 
 MODEL = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4)
+LIPS_MODEL = dict(num_classes=51, image_size=(32, 48), num_frames=8, patch_size=16, dim=96, depth=3,
+                  heads=4, scheme="divided", mult=2, dropout=0.1)  # fmt: skip
+LIPS_RECIPE = dict(epochs=60, batch_size=32, peak_lr=1.5e-3, weight_decay=0.05)
 RECIPE = dict(epochs=10, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
 
 

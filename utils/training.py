@@ -71,7 +71,8 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     """Train `model` on `train` = (clips, labels) with AdamW; returns one dict per epoch.
 
     Each dict holds epoch, loss and accuracy over the epoch's batches, and test_accuracy if `test`
-    is given. `augment(clips, labels, rng)` changes each batch. All randomness of a step follows
+    is given. `augment(clips, labels, rng)` changes each batch; it may return each clip's labels as
+    shares of the classes, (b, num_classes) float32 (the largest then counts for the accuracy). All randomness of a step follows
     from `seed` and the step's number. With `checkpoint` (a file) the run is saved every `every`
     steps and at the end, and continues from there when it is called again: on the same machine it
     ends with the same bits as a run that was never stopped. ValueError when the clips do not fill one
@@ -128,7 +129,8 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
 
-            sums = [sums[0] + loss.item(), sums[1] + (logits.argmax(-1) == targets).sum().item()]
+            meant = targets if targets.ndim == 1 else targets.argmax(-1)
+            sums = [sums[0] + loss.item(), sums[1] + (logits.argmax(-1) == meant).sum().item()]
             if position == per_epoch - 1:
                 row = dict(
                     epoch=epoch + 1,

@@ -2,10 +2,12 @@
 
 Three questions are asked about the same clips. "motion": which way does the object go (no single
 frame tells)? "hue": what colour is it, and "shape": what shape has it (every frame tells)? A fourth,
-"flash", has clips of its own: two colours flash far apart in time; which was first?
+"flash", has clips of its own: two colours flash far apart in time; which was first? The fifth, "lips",
+is real video: which of 51 words does the mouth in data/lips say? Its lines have three seeds.
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,13 +17,22 @@ import cv2
 import numpy as np
 
 from utils.experiments import variants
-from utils.experiments.variants import convolutions_3d, frame_differences, transformer
+from utils.experiments.spoken import DATA, fingerprint, spoken
+from utils.experiments.variants import (
+    convolutions_3d,
+    frame_differences,
+    lips_convolutions_3d,
+    lips_frame_differences,
+    transformer,
+)
 from utils.motion import CLASSES, augment, make_clip
+from utils.recipe import LIPS_MODEL, LIPS_RECIPE
 
 SIZES = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4,
              scheme="divided", activation="geglu", mult=4)  # fmt: skip
 BUDGET = dict(epochs=3, batch_size=16, peak_lr=2.5e-3, weight_decay=0.05, warm_up=0.05)
 CLIPS = dict(train=3200, test=1000)  # 3 epochs are 600 steps
+LIPS_BUDGET = LIPS_RECIPE | dict(epochs=12)
 SEEDS = range(5)
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")  # 30 steps of OpenCV's circle apart
 SHAPES = ("disc", "square", "triangle", "cross", "ring", "star")
@@ -39,25 +50,53 @@ class Run:
     change: Callable | None = (
         None  # from utils.experiments.variants: what is done to the fresh model
     )
-    sizes: dict = field(default_factory=dict)  # what differs from SIZES
-    budget: dict = field(default_factory=dict)  # what differs from BUDGET
+    sizes: dict = field(
+        default_factory=dict
+    )  # what differs from SIZES, or for lips from LIPS_MODEL
+    budget: dict = field(default_factory=dict)  # what differs from BUDGET, or from LIPS_BUDGET
+    data: dict = field(default_factory=dict)  # what differs from spoken.DATA; for lips only
     features: bool = False  # also measure how well the classes lie apart in feature space
+
+    @property
+    def seeds(self):
+        return range(3) if self.task == "lips" else SEEDS
+
+    def all_sizes(self):
+        """What the network is built with."""
+        return (LIPS_MODEL if self.task == "lips" else SIZES) | self.sizes
+
+    def all_budget(self):
+        """What `fit` is called with, beside clips, augmentation and seed."""
+        return (LIPS_BUDGET if self.task == "lips" else BUDGET) | self.budget
+
+    def clips(self, split):
+        """((clips, labels), augment): what `fit` trains on ("train"), or what is measured ("test")."""
+        sizes = self.all_sizes()
+        if self.task == "lips":  # the test sentences are for the final weights
+            split = "validation" if split == "test" else split
+            return spoken(split, sizes["num_frames"], sizes["image_size"], **self.data)
+        return task_clips(self.task, split, sizes["num_frames"], sizes["image_size"]), AUGMENT[
+            self.task
+        ]
 
     def setting(self):
         """What decides the result, except the seed and the code of networks and `fit`; plain JSON."""
-        sizes, augmentation = SIZES | self.sizes, AUGMENT[self.task]
-        return dict(
+        sizes, clips = self.all_sizes(), dict(CLIPS)
+        if self.task == "lips":
+            clips, augmentation = dict(DATA | self.data, sample=fingerprint()), "vary, mix"
+        else:
+            clips["sample"] = _sample(self.task, CLIPS["train"], sizes["num_frames"], sizes["image_size"])  # fmt: skip
+            augmentation = AUGMENT[self.task] and AUGMENT[self.task].__name__
+        setting = dict(
             build=self.build.__name__,
             change=self.change and self.change.__name__,
             sizes=sizes,
-            budget=BUDGET | self.budget,
-            clips=CLIPS
-            | dict(
-                sample=_sample(self.task, CLIPS["train"], sizes["num_frames"], sizes["image_size"])
-            ),
-            augment=augmentation and augmentation.__name__,
+            budget=self.all_budget(),
+            clips=clips,
+            augment=augmentation,
             features=self.features,
         )
+        return json.loads(json.dumps(setting))  # as it comes back from a file: lists, no tuples
 
 
 SPLITS = {"train": 5, "test": 4}  # the first number of each clip's seed
@@ -155,6 +194,13 @@ _GELU = dict(
     activation="gelu", mult=6
 )  # mult 6 without a gate has the parameters of mult 4 with one
 
+
+def _wide(patch):
+    """A wider piece of the face, and how finely it is seen; always 2 x 3 patches."""
+    size = 2 * patch, 3 * patch
+    return dict(data=dict(view=(48, 72)), sizes=dict(image_size=size, patch_size=patch))
+
+
 GRIDS = {
     "skips": [
         Run(variant, task, change=change)
@@ -223,6 +269,45 @@ GRIDS = {
             "divided attention": transformer,
             "3D CNN": convolutions_3d,
             "frame differences + 2D CNN": frame_differences,
+        }.items()
+    ],
+    "lips": [
+        Run(variant, "lips", **how)
+        for variant, how in {
+            "the recipe": {},
+            # cheats: what can be told without seeing the mouth move
+            "one frame": dict(data=dict(cheat="one_frame")),
+            "mean picture": dict(data=dict(cheat="mean_picture")),
+            "frames shuffled": dict(data=dict(cheat="shuffled")),
+            "stretched windows": dict(data=dict(stretched=True)),
+            # preparation
+            "grey only": dict(data=dict(channels="grey")),
+            "grey and change": dict(data=dict(channels="grey, change")),
+            "mouths not aligned": dict(data=dict(apart=True)),
+            "not normalised": dict(data=dict(normalised=False)),
+            "not varied": dict(data=dict(varied=False)),
+            "not mixed": dict(data=dict(mixed=False)),
+            "colour alone": dict(data=dict(slot="colour"), budget=dict(epochs=72)),
+            "digit alone": dict(data=dict(slot="digit"), budget=dict(epochs=72)),
+            "start from motion": dict(change=variants.from_motion),
+            # the paper's claims: frames and resolution
+            "2 frames": dict(sizes=dict(num_frames=2)),
+            "4 frames": dict(sizes=dict(num_frames=4)),
+            "12 frames": dict(sizes=dict(num_frames=12)),
+            "wide view, 24 x 16 pixels": _wide(8),
+            "wide view, 48 x 32 pixels": _wide(16),
+            "wide view, 72 x 48 pixels": _wide(24),
+            "patches of 8": dict(sizes=dict(patch_size=8)),
+            # schemes and size
+            "space": dict(sizes=dict(scheme="space")),
+            "joint": dict(sizes=dict(scheme="joint")),
+            "axial": dict(sizes=dict(scheme="axial")),
+            "dim 48": dict(sizes=dict(dim=48)),
+            "depth 2": dict(sizes=dict(depth=2)),
+            "depth 4": dict(sizes=dict(depth=4)),
+            # without attention, parameters and epochs alike
+            "3D CNN": dict(build=lips_convolutions_3d),
+            "frame differences + 2D CNN": dict(build=lips_frame_differences),
         }.items()
     ],
 }

@@ -17,11 +17,12 @@ from tqdm.auto import tqdm
 
 from utils import paths
 from utils.experiments import tables
-from utils.experiments.grids import AUGMENT, BUDGET, GRIDS, SEEDS, SIZES, task_clips
+from utils.experiments.grids import GRIDS
 from utils.experiments.tables import line_name, machine, row_key
 from utils.experiments.variants import seeded
+from utils.lips import accuracies
 from utils.model import count_parameters
-from utils.training import evaluate, fit, save_model, to_video
+from utils.training import evaluate, fit, predict, save_model, to_video
 
 
 @torch.no_grad()
@@ -67,17 +68,15 @@ def train_row(name, index, seed, checkpoint=None):
     went on from a `checkpoint`. The number of torch's threads is 1 meanwhile.
     """
     run, threads = GRIDS[name][index], torch.get_num_threads()
-    sizes = SIZES | run.sizes
-    size = sizes["num_frames"], sizes["image_size"]
     resumed = checkpoint is not None and checkpoint.exists()
     torch.set_num_threads(1)
     try:
-        data, test = (task_clips(run.task, split, *size) for split in ("train", "test"))
-        model = seeded(run.build, seed, **sizes)
+        (data, augment), (test, _) = run.clips("train"), run.clips("test")
+        model = seeded(run.build, seed, **run.all_sizes())
         if run.change is not None:
             run.change(model)
         started = process_time()
-        history = fit(model, data, **(BUDGET | run.budget), augment=AUGMENT[run.task], seed=seed,
+        history = fit(model, data, **run.all_budget(), augment=augment, seed=seed,
                       checkpoint=checkpoint, every=200, progress=False)  # fmt: skip
         seconds = process_time() - started
         model.eval()
@@ -85,6 +84,9 @@ def train_row(name, index, seed, checkpoint=None):
                    train_accuracy=[round(epoch["accuracy"], 4) for epoch in history],
                    parameters=count_parameters(model),
                    seconds=None if resumed else round(seconds, 1))  # fmt: skip
+        if run.task == "lips":
+            told = accuracies(predict(model, test[0]), test[1])
+            row["slots"] = {slot: round(share, 4) for slot, share in told.items() if slot != "all"}
         if run.features:
             row |= separation(model, test)
         return row, machine(), model
@@ -143,7 +145,7 @@ def fill(name, jobs=1):
     missing = [
         (number, seed)
         for number, run in enumerate(grid)
-        for seed in SEEDS
+        for seed in run.seeds
         if (run.variant, run.task, seed) not in have
     ]
     with tqdm(total=len(missing), desc=name, unit="run") as bar:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from utils.experiments.grids import GRIDS, SEEDS
+from utils.experiments.grids import GRIDS
 from utils.paths import DATA, write_text
 
 RESULTS = DATA / "experiments"
@@ -91,9 +91,9 @@ def table(name, measure="accuracy"):
     found = {}
     for run in GRIDS[name]:
         values = [row[measure] for row in rows if (row["variant"], row["task"]) == (run.variant, run.task)]  # fmt: skip
-        if len(values) != len(SEEDS):
+        if len(values) != len(run.seeds):
             raise ValueError(
-                f"data/experiments/{name}.json: {len(values)} of {len(SEEDS)} seeds of {line_name(run)!r}; "
+                f"data/experiments/{name}.json: {len(values)} of {len(run.seeds)} seeds of {line_name(run)!r}; "
                 f"run python -m utils.experiments {name}"
             )
         found[run.variant, run.task] = values
@@ -102,7 +102,7 @@ def table(name, measure="accuracy"):
 
 def as_text(name, measure="accuracy"):
     """A table to print: median, lowest and highest seed of every line."""
-    lines = [f"{name}: median of {len(SEEDS)} seeds (lowest to highest)"]
+    lines = [f"{name}: median of the seeds (lowest to highest)"]
     for (variant, task), values in table(name, measure).items():
         lines.append(f"  {task:7}{variant:32}{np.median(values):7.1%}  ({min(values):.1%} to {max(values):.1%})")  # fmt: skip
     return "\n".join(lines)

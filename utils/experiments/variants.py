@@ -3,11 +3,20 @@
 A function changes a fresh model before it is trained; a class stands in for a part or the whole.
 """
 
+import hashlib
+import json
+
+import cv2
+import numpy as np
 import torch
 from einops import rearrange
 from torch import nn
 
+from utils import paths
+from utils.lips import channels
 from utils.model import FeedForward, TimeSformer
+from utils.motion import CLASSES, make_clips
+from utils.training import fit, load_model, save_model
 
 # Positions ------------------------------------------------------------------------------------
 
@@ -93,6 +102,31 @@ def awake_time_step(model):
         for step in block.steps:
             if isinstance(step.project, nn.Linear):
                 step.project.reset_parameters()
+
+
+# Start from elsewhere -------------------------------------------------------------------------
+
+
+def from_motion(model):
+    """Weights from the motion clips instead of random ones; only the head starts anew.
+
+    A model of the same sizes first learns to tell the six motions, seen in the same channels; it is
+    kept in the cache.
+    """
+    config = model.config | dict(num_classes=len(CLASSES))
+    name = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:16]
+    file = paths.cache_folder() / "experiments" / f"motion-{name}.safetensors"
+    if not file.exists():
+        clips, labels = make_clips(3000, seed=6, num_frames=config["num_frames"])
+        size = tuple(config["image_size"])[::-1]
+        grey = np.stack([[cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), size) for f in clip] for clip in clips])  # fmt: skip
+        teacher = seeded(transformer, 0, **config)
+        # not mirrored: that would change the labels
+        history = fit(teacher, (channels(grey), labels), epochs=20, batch_size=32, peak_lr=1.5e-3, progress=False)  # fmt: skip
+        save_model(teacher, file, train_accuracy=history[-1]["accuracy"])
+    weights = load_model(file)[0].state_dict()
+    own = model.state_dict()
+    model.load_state_dict(weights | {name: own[name] for name in own if name.startswith("head.")})
 
 
 # Skips, norms, activations --------------------------------------------------------------------
@@ -218,9 +252,9 @@ class FrameDifferences(nn.Module):
     channels; the first layer gets narrower, so that the parameters stay about as many.
     """
 
-    def __init__(self, num_classes, num_frames):
+    def __init__(self, num_classes, num_frames, widths=None):
         super().__init__()
-        widths = (32 if num_frames <= 8 else 24, 56, 80, 64)
+        widths = widths or (32 if num_frames <= 8 else 24, 56, 80, 64)
         layers, before = [], 3 * (num_frames - 1)
         for number, width in enumerate(widths):
             stride = 2 if number < 3 else 1
@@ -246,6 +280,19 @@ def convolutions_3d(num_classes, **sizes):
 def frame_differences(num_classes, num_frames, **sizes):
     """Frame differences and a 2D CNN."""
     return FrameDifferences(num_classes, num_frames)
+
+
+def lips_convolutions_3d(num_classes, **sizes):
+    """A 3D CNN with as many parameters as the model that reads lips (a test compares)."""
+    return Convolutions3D(num_classes, LIPS_3D)
+
+
+def lips_frame_differences(num_classes, num_frames, **sizes):
+    """Frame differences and a 2D CNN with as many parameters as the model that reads lips."""
+    return FrameDifferences(num_classes, num_frames, LIPS_2D)
+
+
+LIPS_3D, LIPS_2D = (32, 64, 104, 96), (64, 128, 160, 144)  # widths
 
 
 def seeded(build, seed, **sizes):

@@ -27,9 +27,12 @@ from utils.lips import (
     in_slot,
     labels_of,
     mean_picture,
+    mix,
     moved,
     one_frame,
+    respeed,
     shuffled,
+    vary,
     views,
     window,
     windows,
@@ -204,25 +207,67 @@ def numbered(n=64):
 
 def test_moved_shows_other_frames_and_places():
     clips = numbered(2)
-    got = moved(clips, np.array([1, -1]), np.array([3, -3]), np.array([-3, 2]))
+    got = moved(clips, np.array([1, -1]), np.array([3, -3]), np.array([-3, 2]), (1, 3))
     np.testing.assert_array_equal(got[0], clips[0, 2:10, 6:12, 0:8])
     np.testing.assert_array_equal(got[1], clips[1, 0:8, 0:6, 5:13])
 
 
-def test_augment_keeps_labels_and_reaches_the_whole_margin():
-    clips, labels = numbered(400), np.arange(400) % 51
-    before = clips.copy()
-    shown, same = augment(clips, labels, np.random.default_rng(0))
-    assert shown.shape == (400, 8, 6, 8, 3) and shown.dtype == np.uint8
-    np.testing.assert_array_equal(same, labels)
-    np.testing.assert_array_equal(clips, before)  # what came in is as it was
-    again, _ = augment(clips, labels, np.random.default_rng(0))
-    np.testing.assert_array_equal(again, shown)
-    slope = shown[:, 0, 0, -1, 0].astype(int) - shown[:, 0, 0, 0, 0]
-    assert 0.4 < (slope < 0).mean() < 0.6  # mirrored: darker to the right
-    contrast = abs(slope) / 14
+def test_respeed_by_hand():
+    clip = np.arange(0, 90, 10, dtype=np.uint8)[None, :, None, None]  # 9 frames: 0, 10, … 80
+    for speed, late, expected in [
+        (1, 0, [20, 30, 40, 50, 60]), (1, -1, [10, 20, 30, 40, 50]), (1, 0.25, [22.5, 32.5, 42.5, 52.5, 62.5]),
+        (1.5, 0, [10, 25, 40, 55, 70]), (0.5, 0, [30, 35, 40, 45, 50]), (3, 0, [0, 10, 40, 70, 80]),
+    ]:  # fmt: skip
+        shown = respeed(clip, 5, np.array([speed]), np.array([late]))
+        np.testing.assert_allclose(shown[0, :, 0, 0], expected, atol=1e-4)
+    even = respeed(clip[:, :8], 4, np.ones(1), np.zeros(1))
+    np.testing.assert_array_equal(even, clip[:, 2:6])
+
+
+def test_vary_reaches_the_whole_margin_and_changes_nothing_else():
+    windows = numbered(600)
+    before = windows.copy()
+    shown = vary(windows, np.random.default_rng(0), (1, 3))
+    assert shown.shape == (600, 8, 6, 8) and shown.dtype == np.uint8
+    np.testing.assert_array_equal(windows, before)  # what came in is as it was
+    np.testing.assert_array_equal(vary(windows, np.random.default_rng(0), (1, 3)), shown)
+    shown = shown.astype(int)
+    across = shown[:, 0, 0, -1] - shown[:, 0, 0, 0]  # 14 as it is
+    assert 0.45 < (across < 0).mean() < 0.55  # mirrored
+    contrast = abs(across) / 14
     assert 0.78 < contrast.min() < 0.86 and 1.14 < contrast.max() < 1.22
-    assert len(np.unique(shown[:, 0, 0, 0, 0])) > 30
+    speed = (shown[:, 5, 0, 0] - shown[:, 2, 0, 0]) / 12 / contrast
+    assert 0.75 < speed.min() < 0.95 and 1.05 < speed.max() < 1.3
+    assert len(np.unique(shown[:, 0, 0, 0])) > 30
+
+
+def test_mix_lays_two_clips_and_their_labels_over_each_other():
+    clips = np.full((6, 2, 3, 3), np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None])
+    labels, mixed = np.array([4, 9, 4, 0, 50, 7]), 0
+    for seed in range(40):
+        shown, shares = mix(clips, labels, np.random.default_rng(seed))
+        assert shown.dtype == np.uint8 and shares.shape == (6, 51) and shares.dtype == np.float32
+        np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)
+        if (shares.max(1) == 1).all() and (shown == clips).all():
+            continue
+        mixed += 1
+        # a clip's brightness says of which two clips it was mixed, and how: its label must agree
+        for place, (clip, share) in enumerate(zip(shown, shares)):
+            rest = 1 - share[labels[place]]
+            partners = [k for k in range(6) if k != place and share[labels[k]] > 0]
+            if labels[place] != 4 and partners:
+                middle = (1 - rest) * 40 * place + rest * np.array([40.0 * k for k in partners])
+                assert abs(middle - clip[0, 0, 0]).min() < 1
+    assert 10 <= mixed <= 30
+
+
+def test_augment_is_what_fit_takes():
+    windows, labels = numbered(4)[:, :, :10, :12], np.arange(4)
+    shown, shares = augment(
+        np.pad(windows, ((0, 0), (1, 1), (0, 0), (0, 0))), labels, np.random.default_rng(0)
+    )
+    assert shown.shape == (4, 8, 4, 6, 3) and shown.dtype == np.uint8
+    assert shares.shape == (4, 51)
 
 
 def test_views_are_six_and_the_third_is_what_is_evaluated():

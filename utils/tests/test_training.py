@@ -341,3 +341,23 @@ def test_the_recipe_reaches_99_percent_for_each_of_five_seeds():
     print(accuracy)
     assert sorted(accuracy) == [0, 1, 2, 3, 4]
     assert min(accuracy.values()) >= 0.99, accuracy
+
+
+def test_labels_may_be_shares_of_the_classes():
+    """All on one class is the same as the class; half and half is in between."""
+    data = make_clips(32, seed=0)
+    hard, soft, half = [], [], []
+    for found, turn in (
+        (hard, None),
+        (soft, lambda clips, labels, rng: (clips, np.eye(6, dtype=np.float32)[labels])),
+        (
+            half,
+            lambda clips, labels, rng: (clips, np.eye(6, dtype=np.float32)[labels] / 2 + 1 / 12),
+        ),
+    ):
+        torch.manual_seed(0)
+        model = TimeSformer(6, 32, 8, 16, 8, 1, 2)
+        found.extend(fit(model, data, epochs=2, batch_size=16, augment=turn, progress=False))
+    assert [round(row["loss"], 4) for row in hard] == [round(row["loss"], 4) for row in soft]
+    assert [row["accuracy"] for row in hard] == [row["accuracy"] for row in soft]
+    assert half[0]["loss"] != pytest.approx(hard[0]["loss"], abs=1e-4)
