@@ -91,30 +91,43 @@ class VideoFolder:
                 save_file({"clips": clips, "labels": labels}, part, metadata)
         return clips, labels
 
-    def _decode(self, progress):
-        broken = []
+    def leave_out_unreadable(self, progress=True):
+        """Forget the videos that cannot be read as asked; returns {path: reason} for each of them.
+
+        For a messy folder of one's own: look at the reasons, mend what can be mended. VideoError when a
+        class is left without a video.
+        """
+        _, broken = self._read_all(progress)
+        kept = [k for k, path in enumerate(self.paths) if path not in broken]
+        for label, name in enumerate(self.classes):
+            if not any(self.labels[k] == label for k in kept):
+                raise VideoError(f"{self.root / name}: no video in it can be read:\n" + "\n".join(sorted(broken.values())))  # fmt: skip
+        self.paths = [self.paths[k] for k in kept]
+        self.labels = [self.labels[k] for k in kept]
+        return broken
+
+    def _read_all(self, progress):
+        """Every clip, None for one that cannot be read, and {path: why it cannot}."""
+        broken = {}
 
         def read(index):
             try:
                 return self[index][0]
             except VideoError as error:
-                broken.append(str(error))
+                broken[self.paths[index]] = str(error)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             work = pool.map(read, range(len(self)))
-            clips = list(
-                tqdm(
-                    work,
-                    f"decoding {self.root.name}",
-                    len(self),
-                    unit="clip",
-                    disable=not progress,
-                    leave=False,
-                )
-            )
+            how = dict(unit="clip", disable=not progress, leave=False)
+            clips = list(tqdm(work, f"decoding {self.root.name}", len(self), **how))
+        return clips, {path: broken[path] for path in self.paths if path in broken}
+
+    def _decode(self, progress):
+        clips, broken = self._read_all(progress)
         if broken:
             raise VideoError(
-                f"{len(broken)} of {len(self)} videos cannot be read:\n" + "\n".join(sorted(broken))
+                f"{len(broken)} of {len(self)} videos cannot be read (leave_out_unreadable() goes on "
+                "without them):\n" + "\n".join(broken.values())
             )
         odd = next((k for k, clip in enumerate(clips) if clip.shape != clips[0].shape), None)
         if odd is not None:

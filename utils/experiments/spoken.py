@@ -45,9 +45,11 @@ def _sentences(normalised, view):
     return found
 
 
-def _stretched(word, num_frames):
-    """From a word's first frame to its last, evenly: this tells how long the word is."""
-    return np.linspace(word.first, max(word.first, word.end - 1), num_frames).round().astype(int)
+def _stretched(word, num_frames, margin):
+    """From a word's first frame to its last, evenly, and on at the same pace in the margin: this
+    tells how long the word is."""
+    pace = max(0, word.end - 1 - word.first) / (num_frames - 1)
+    return (word.first + pace * np.arange(-margin, num_frames + margin)).round().astype(int)
 
 
 @lru_cache(maxsize=4)
@@ -60,7 +62,7 @@ def _windows(split, num_frames, slot, view, margin, normalised, apart, stretched
     for place, word in zip(windows, words):
         clip = sentences[word.sentence]
         if stretched:
-            chosen = _stretched(word, len(place)).clip(0, len(clip) - 1)
+            chosen = _stretched(word, num_frames, frames).clip(0, len(clip) - 1)
         else:
             chosen = lips.window(word, len(clip), len(place))
         rows, columns = _far(word.sentence) if apart else (0, 0)

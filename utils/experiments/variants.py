@@ -107,6 +107,9 @@ def awake_time_step(model):
 # Start from elsewhere -------------------------------------------------------------------------
 
 
+MOTION = dict(clips=3000, epochs=20)
+
+
 def from_motion(model):
     """Weights from the motion clips instead of random ones; only the head starts anew.
 
@@ -117,12 +120,12 @@ def from_motion(model):
     name = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:16]
     file = paths.cache_folder() / "experiments" / f"motion-{name}.safetensors"
     if not file.exists():
-        clips, labels = make_clips(3000, seed=6, num_frames=config["num_frames"])
+        clips, labels = make_clips(MOTION["clips"], seed=6, num_frames=config["num_frames"])
         size = tuple(config["image_size"])[::-1]
         grey = np.stack([[cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), size) for f in clip] for clip in clips])  # fmt: skip
         teacher = seeded(transformer, 0, **config)
         # not mirrored: that would change the labels
-        history = fit(teacher, (channels(grey), labels), epochs=20, batch_size=32, peak_lr=1.5e-3, progress=False)  # fmt: skip
+        history = fit(teacher, (channels(grey), labels), epochs=MOTION["epochs"], batch_size=32, peak_lr=1.5e-3, progress=False)  # fmt: skip
         save_model(teacher, file, train_accuracy=history[-1]["accuracy"])
     weights = load_model(file)[0].state_dict()
     own = model.state_dict()

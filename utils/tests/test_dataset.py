@@ -161,3 +161,26 @@ def test_wrong_folders_are_named(root, tmp_path):
     (root / "run").mkdir()
     with pytest.raises(VideoError, match="run: no video"):
         VideoFolder(root, 4, 8)
+
+
+def test_unreadable_videos_are_named_and_left_out(root):
+    (root / "jump" / "broken.mp4").write_bytes(b"not a video")
+    write_video(root / "wave" / "short.mkv", np.zeros((2, 16, 20, 3), np.uint8))
+    folder = VideoFolder(root, num_frames=4, size=8)
+    with pytest.raises(VideoError, match=r"2 of 7 videos cannot be read \(leave_out_unreadable"):
+        folder.load(progress=False)
+    reasons = folder.leave_out_unreadable(progress=False)
+    assert [path.name for path in reasons] == ["broken.mp4", "short.mkv"]
+    assert "has 2 frames, 4 asked for" in reasons[root / "wave" / "short.mkv"]
+    clips, labels = folder.load(progress=False)
+    assert clips.shape == (5, 4, 8, 8, 3) and labels.tolist() == [0, 0, 0, 1, 1]
+    assert folder.leave_out_unreadable(progress=False) == {}
+
+
+def test_a_class_is_never_left_out_as_a_whole(root):
+    for path in (root / "wave").iterdir():
+        path.write_bytes(b"not a video")
+    folder = VideoFolder(root, num_frames=4, size=8)
+    with pytest.raises(VideoError, match=r"wave: no video in it can be read:\n.*a\.mkv"):
+        folder.leave_out_unreadable(progress=False)
+    assert len(folder) == 5  # as it was

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from utils import paths
-from utils.experiments import runs, tables
+from utils.experiments import grids, runs, tables
 from utils.experiments.grids import BUDGET, CLIPS, GRIDS, SIZES, Run
 from utils.experiments.variants import frame_differences, no_time
 from utils.paths import ROOT
@@ -25,8 +25,7 @@ def tiny(tmp_path, monkeypatch):
     """A grid of two lines that trains in a moment, in a folder of its own."""
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "experiments")
     monkeypatch.setattr(paths, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(runs, "SEEDS", range(2))
-    monkeypatch.setattr(tables, "SEEDS", range(2))
+    monkeypatch.setattr(grids, "SEEDS", range(2))
     for split, n in (("train", 64), ("test", 36)):
         monkeypatch.setitem(CLIPS, split, n)
     monkeypatch.setitem(SIZES, "num_frames", 2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from utils import paths
 from utils.experiments import variants
 from utils.experiments.grids import (
     AUGMENT,
@@ -18,9 +19,11 @@ from utils.experiments.grids import (
     task_clips,
     turn_only,
 )
-from utils.experiments.variants import NoSkip, seeded
-from utils.model import AttentionStep, TimeSformer, count_parameters
+from utils.experiments.variants import NoSkip, seeded, transformer
+from utils.model import AttentionStep, TimeSformer, as_pair, count_parameters
 from utils.motion import CLASSES
+from utils.recipe import LIPS_MODEL
+from utils.training import load_model
 
 RUNS = [
     pytest.param(run, id=f"{name}-{run.variant}-{run.task}")
@@ -30,8 +33,11 @@ RUNS = [
 
 
 def network(run, seed=0):
-    model = seeded(run.build, seed, **SIZES | run.sizes)
-    if run.change is not None:
+    model = seeded(run.build, seed, **run.all_sizes())
+    if run.change not in (
+        None,
+        variants.from_motion,
+    ):  # which trains for minutes; it has its own test
         run.change(model)
     return model
 
@@ -42,10 +48,10 @@ def test_every_parameter_of_every_network_gets_a_gradient(run):
     for step in model.modules():
         if isinstance(step, AttentionStep) and isinstance(step.project, torch.nn.Linear):
             torch.nn.init.normal_(step.project.weight)  # what starts at zero wakes up soon enough
-    sizes = SIZES | run.sizes
-    video = torch.randn(3, sizes["num_frames"], 3, sizes["image_size"], sizes["image_size"])
+    sizes = run.all_sizes()
+    video = torch.randn(3, sizes["num_frames"], 3, *as_pair(sizes["image_size"]))
     logits = model(video)
-    assert logits.shape == (3, 6) and logits.isfinite().all()
+    assert logits.shape == (3, sizes["num_classes"]) and logits.isfinite().all()
     F.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
     idle = {
         name
@@ -247,3 +253,28 @@ def test_the_hue_of_the_object_is_its_label(monkeypatch):
         angle = np.angle(np.exp(1j * np.deg2rad(2.0 * bright[:, 0])).mean()) % (2 * np.pi)
         right += round(np.rad2deg(angle) / 60) % 6 == label
     assert right > 0.9 * len(hue)
+
+
+def test_a_start_from_motion_keeps_the_head_and_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "cache_folder", lambda: tmp_path)
+    monkeypatch.setitem(variants.MOTION, "clips", 64)
+    monkeypatch.setitem(variants.MOTION, "epochs", 1)
+    sizes = LIPS_MODEL | dict(dim=8, heads=2, depth=1)
+    fresh, first, second = (seeded(transformer, 3, **sizes) for _ in range(3))
+    variants.from_motion(first)
+    (kept,) = (tmp_path / "experiments").iterdir()
+    written = kept.stat().st_mtime_ns
+    variants.from_motion(second)
+    assert kept.stat().st_mtime_ns == written
+    taught, _ = load_model(kept)
+    assert taught.config == first.config | dict(num_classes=6)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name])
+        same_as = fresh if name.startswith("head.") else taught
+        assert torch.equal(value, same_as.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("build", [variants.lips_convolutions_3d, variants.lips_frame_differences])
+def test_the_networks_beside_the_lip_reader_have_as_many_parameters(build):
+    ours = count_parameters(transformer(**LIPS_MODEL))
+    assert abs(count_parameters(build(**LIPS_MODEL)) / ours - 1) < 0.05
