@@ -30,6 +30,16 @@ GRAMMAR = {
     "adverb": ("again", "now", "please", "soon"),
 }
 SLOTS = tuple(GRAMMAR)
+# Letters whose names look alike, as phoneticians group them: by what lips and teeth do in them. The
+# tongue is behind the teeth in most, and hardly seen. (After Fisher 1968, "visemes".)
+LIP_SHAPES = {
+    "lips meet": "bpm",
+    "lip on teeth": "fv",
+    "lips round": "oquy",
+    "lips forward": "ghj",
+    "teeth close": "cdlnstxz",
+    "mouth open": "aeikr",
+}
 CLASSES = tuple(word for words in GRAMMAR.values() for word in words)  # all 51, slot by slot
 SLOT_OF = np.repeat(np.arange(len(SLOTS)), [len(words) for words in GRAMMAR.values()])  # of a class
 
@@ -258,24 +268,23 @@ def views(windows, margin=MARGIN):
 # Reading -------------------------------------------------------------------------------------------
 
 
-def in_slot(probabilities, labels):
-    """The most probable class among those of each label's slot: the grammar says which slot it is.
+def in_slot(probabilities, slots):
+    """The most probable class among those of a slot: the grammar says which slot it is.
 
-    Shapes: (n, 51), (n,) -> (n,) int64.
+    Shapes: (n, 51), (n,) numbers of SLOTS -> (n,) int64, classes.
     """
-    possible = SLOT_OF[None] == SLOT_OF[labels][:, None]
+    possible = SLOT_OF[None] == np.asarray(slots)[:, None]
     return np.where(possible, probabilities, -1).argmax(axis=1)
 
 
 def accuracies(probabilities, labels):
-    """Shares of right answers: among all 51 words ("all"), and with the slot known, for each slot and
-    for all ("in_slot")."""
-    probabilities = np.asarray(probabilities)
-    known = in_slot(probabilities, labels) == labels
-    slots = {slot: known[SLOT_OF[labels] == place].mean().item()
-             for place, slot in enumerate(SLOTS) if (SLOT_OF[labels] == place).any()}  # fmt: skip
+    """Shares of right answers: among all 51 words ("all"), and with the slot known: of all ("in_slot"),
+    and of each slot."""
+    probabilities, slots = np.asarray(probabilities), SLOT_OF[labels]
+    known = in_slot(probabilities, slots) == labels
+    by_slot = {SLOTS[slot]: known[slots == slot].mean().item() for slot in np.unique(slots)}
     right = probabilities.argmax(axis=1) == labels
-    return dict(all=right.mean().item(), in_slot=known.mean().item(), **slots)
+    return dict(all=right.mean().item(), in_slot=known.mean().item(), **by_slot)
 
 
 # Cheats: what can be told without seeing a mouth move -----------------------------------------------

@@ -226,7 +226,8 @@ def save_model(model, path, **notes):
 
 
 def load_model(path):
-    """Rebuild a saved TimeSformer: (model in eval mode, notes).
+    """Rebuild a saved TimeSformer: (model in eval mode, notes). Weights kept in half precision to save
+    space come back as float32.
 
     FileNotFoundError when there is no such file, ValueError when it is not one of `save_model`'s.
     """
@@ -236,7 +237,7 @@ def load_model(path):
     with torch.device("meta"):  # no weights are drawn: the caller's random numbers stay the same
         model = TimeSformer(**json.loads(metadata["config"]))
     model.load_state_dict(tensors, assign=True)
-    return model.eval(), json.loads(metadata["notes"])
+    return model.float().eval(), json.loads(metadata["notes"])
 
 
 def _open(path):

@@ -9,6 +9,9 @@
     recipe-variants
                    one change to the recipe at a time, three seeds each; writes
                    data/recipe_variants.json
+    lips-seeds     train the model that reads lips with five seeds, on the sentences for training and
+                   validation, and test it; writes data/experiments/lips-seeds.json
+    lips-weights   the same recipe for longer, one seed; writes data/lips.safetensors
     samples        write the sample clips to data/samples
     overview       draw the README's picture, data/overview.gif
 
@@ -25,7 +28,7 @@ import numpy as np
 import torch
 
 from utils import plots
-from utils.experiments import runs, tables
+from utils.experiments import lip_reader, runs, tables
 from utils.experiments.grids import GRIDS, turn_only
 from utils.experiments.tables import machine
 from utils.experiments.variants import no_time, random_time, small_time
@@ -125,6 +128,8 @@ def overview():
 OTHERS = {
     "motion-seeds": motion_seeds,
     "recipe-variants": recipe_variants,
+    "lips-seeds": lip_reader.seeds,
+    "lips-weights": lip_reader.weights,
     "samples": samples,
     "overview": overview,
 }
@@ -158,7 +163,7 @@ def main():
             raise SystemExit("\n".join(problems) if problems else 0)
         for name in names:
             if name in OTHERS:
-                OTHERS[name]()
+                OTHERS[name](*([arguments.jobs] if name == "lips-seeds" else []))
             else:
                 runs.fill(name, arguments.jobs)
                 print(tables.as_text(name), flush=True)

@@ -26,13 +26,13 @@ from utils.experiments.variants import (
     transformer,
 )
 from utils.motion import CLASSES, augment, make_clip
-from utils.recipe import LIPS_MODEL, LIPS_RECIPE
+from utils.recipe import LIPS_MODEL, LIPS_SHORT
 
 SIZES = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4,
              scheme="divided", activation="geglu", mult=4)  # fmt: skip
 BUDGET = dict(epochs=3, batch_size=16, peak_lr=2.5e-3, weight_decay=0.05, warm_up=0.05)
 CLIPS = dict(train=3200, test=1000)  # 3 epochs are 600 steps
-LIPS_BUDGET = LIPS_RECIPE | dict(epochs=12)
+LIPS_BUDGET = LIPS_SHORT
 SEEDS = range(5)
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")  # 30 steps of OpenCV's circle apart
 SHAPES = ("disc", "square", "triangle", "cross", "ring", "star")

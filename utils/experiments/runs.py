@@ -186,18 +186,27 @@ def _end_with_parent():
 
 def _trained(waiting, jobs):
     """Results of `_train_for_file` in the order in which they are ready; what failed is raised last."""
-    if jobs == 1 or len(waiting) < 2:
-        yield from (_train_for_file(*one) for one in waiting)
+    names = [f"{line_name(GRIDS[name][index])}, seed {seed}" for name, index, seed in waiting]
+    yield from in_parallel(_train_for_file, waiting, names, jobs)
+
+
+def in_parallel(function, calls, names, jobs):
+    """Call `function` with each tuple of `calls`, `jobs` at a time, in processes of their own.
+
+    Yields results in the order in which they are ready. RuntimeError, after all others, if one failed;
+    the message has its name of `names`.
+    """
+    if jobs == 1 or len(calls) < 2:
+        yield from (function(*one) for one in calls)
         return
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
-    pool = ProcessPoolExecutor(min(jobs, len(waiting)), context, _end_with_parent)
+    pool = ProcessPoolExecutor(min(jobs, len(calls)), context, _end_with_parent)
     failed = []
     try:
-        runs = {pool.submit(_train_for_file, *one): one for one in waiting}
+        runs = {pool.submit(function, *one): name for one, name in zip(calls, names)}
         for done in as_completed(runs):
             if error := done.exception():
-                name, index, seed = runs[done]
-                failed.append(f"{line_name(GRIDS[name][index])}, seed {seed}: {error}")
+                failed.append(f"{runs[done]}: {error}")
             else:
                 yield done.result()
     finally:

@@ -72,6 +72,38 @@ def animate(clips, fps=6, width=96, columns=6):
     return Image(file.getvalue(), format="gif")
 
 
+def spoken(frames, words, answers=None):
+    """A sentence as it is spoken: each word's middle frame, above the time that the word takes.
+
+    `frames` (t, height, width, 3) uint8; `words` a list of `lips.Word`. `answers`: what stands below
+    instead of the words, one list of (word, probability) each, the best first; wrong ones are red.
+    """
+    figure = plt.figure(figsize=(10, 2.6 if answers is None else 3.2))
+    grid = figure.add_gridspec(2, len(words), height_ratios=(1.6, 0.7 if answers is None else 1.3))
+    for column, word in enumerate(words):
+        picture = figure.add_subplot(grid[0, column])
+        middle = min(int((word.first + word.end) / 2), len(frames) - 1)
+        picture.imshow(frames[middle], interpolation="bicubic")
+        picture.set_title(f"frame {middle}", fontsize=9)
+        picture.axis("off")
+    time = figure.add_subplot(grid[1, :])
+    for number, word in enumerate(words):
+        time.barh(0, word.end - word.first, left=word.first, height=0.9, color=COLOURS[number % 6], alpha=0.35, edgecolor="white")  # fmt: skip
+        middle = (word.first + word.end) / 2
+        if answers is None:
+            time.text(middle, 0, word.word, ha="center", va="center", fontsize=11)
+            continue
+        for line, (answer, share) in enumerate(answers[number]):
+            colour = ("#a61c3c" if answer != word.word else "black") if line == 0 else "#777777"
+            time.text(middle, 0.85 + 0.62 * line, f"{answer} {share:.0%}", ha="center", va="top",
+                      fontsize=10 if line == 0 else 8, weight="bold" if line == 0 else "normal", color=colour)  # fmt: skip
+    deepest = 0.6 if answers is None else 1.0 + 0.62 * max(map(len, answers))
+    pause = 2
+    time.set(xlim=(words[0].first - pause, words[-1].end + pause), ylim=(deepest, -0.6), yticks=[])
+    time.set_xlabel("frame (25 a second)")
+    time.spines["left"].set_visible(False)
+
+
 def timeline(total, choices):
     """Which frames each way of sampling takes: `choices` maps a name to frame indices."""
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(choices) + 0.9))

@@ -127,6 +127,30 @@ def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2
     axes.tick_params(length=0)
 
 
+def confusion(counts, groups, title=None):
+    """Who is taken for whom, ordered by `groups` (name -> members): rows are true, columns said.
+
+    Shapes: counts (n, n), in the order of the groups' members. What is right is left blank, so that
+    the mistakes can be seen; frames mark mistakes within a group.
+    """
+    counts, names = as_array(counts).astype(float), [name for members in groups.values() for name in members]  # fmt: skip
+    np.fill_diagonal(counts, np.nan)
+    figure, axes = plt.subplots(figsize=(7.2, 6.2))
+    shown = axes.imshow(np.where(counts == 0, np.nan, counts), vmin=0, vmax=max(1, np.nanmax(counts)), cmap="viridis_r")  # fmt: skip
+    start = 0
+    for name, members in groups.items():
+        size = len(members)
+        axes.add_patch(plt.Rectangle((start - 0.5, start - 0.5), size, size, fill=False, linewidth=1.5))  # fmt: skip
+        axes.text(len(names) - 0.2, start + size / 2 - 0.5, name, va="center", fontsize=9)
+        start += size
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="said", ylabel="true", title=title)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.colorbar(shown, ax=axes, shrink=0.5, location="left", label="times", ticks=range(1 + int(np.nanmax(counts))))  # fmt: skip
+
+
 def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6, count=False):
     """Large matrices side by side, without numbers, on one scale: name -> (rows, columns).
 

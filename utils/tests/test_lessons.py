@@ -20,6 +20,7 @@ ROOMS = (
     "training",
     "rollout",
     "motion",
+    "lips",
     "experiments.tables",
     "experiments.variants",
 )

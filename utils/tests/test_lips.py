@@ -9,6 +9,7 @@ from utils import lips
 from utils.lips import (
     CLASSES,
     GRAMMAR,
+    LIP_SHAPES,
     LIPS,
     MARGIN,
     NOTHING,
@@ -40,6 +41,10 @@ from utils.lips import (
 )
 from utils.training import to_video
 from utils.video import VideoError, probe, read_frames
+
+
+def test_every_letter_has_one_lip_shape():
+    assert sorted("".join(LIP_SHAPES.values())) == sorted(GRAMMAR["letter"])
 
 
 def test_the_grammar_has_51_different_words():
@@ -286,7 +291,7 @@ def test_the_slot_narrows_the_choice():
     blue, again = CLASSES.index("blue"), CLASSES.index("again")
     odds = torch.full((1, 51), 0.01)
     odds[0, again], odds[0, blue] = 0.5, 0.2
-    assert in_slot(odds, np.array([CLASSES.index("red")])) == blue
+    assert in_slot(odds, [SLOTS.index("colour")]) == blue
     told = accuracies(odds, np.array([blue]))
     assert told == dict(all=0, in_slot=1, colour=1)
 
