@@ -45,7 +45,7 @@ SLOT_OF = np.repeat(np.arange(len(SLOTS)), [len(words) for words in GRAMMAR.valu
 
 # What the model sees: a window of frames in the middle of each word, cropped round the mouth. While
 # training, each window has a margin (frames, pixels) on every side, in which `augment` moves it.
-NUM_FRAMES, IMAGE_SIZE, MARGIN = 8, (32, 48), (2, 3)
+NUM_FRAMES, IMAGE_SIZE, MARGIN = 12, (32, 48), (2, 3)
 NOTHING, SPREAD = 115, 29  # `to_video` turns them into 0 and 0.5
 
 

@@ -139,20 +139,20 @@ def test_a_missing_clip_is_named(tmp_path):
     (20, 26, range(19, 27)), (20, 22, range(17, 25)), (20.75, 25.5, range(19, 27)),
 ])  # fmt: skip
 def test_a_window_lies_around_the_middle_of_its_word(first, end, expected):
-    np.testing.assert_array_equal(window(Word("x", "colour", "red", first, end), 75), expected)
+    np.testing.assert_array_equal(window(Word("x", "colour", "red", first, end), 75, 8), expected)
 
 
 def test_a_window_does_not_tell_how_long_its_word_is():
     for length in (1, 4, 11, 21):
-        chosen = window(Word("x", "colour", "red", 37 - length / 2, 37 + length / 2), 75)
+        chosen = window(Word("x", "colour", "red", 37 - length / 2, 37 + length / 2), 75, 8)
         np.testing.assert_array_equal(chosen, np.arange(33, 41))
 
 
 def test_beyond_the_ends_the_outermost_frame_is_repeated():
     np.testing.assert_array_equal(
-        window(Word("x", "command", "bin", 0, 2), 75)[:5], [0, 0, 0, 0, 1]
+        window(Word("x", "command", "bin", 0, 2), 75, 8)[:5], [0, 0, 0, 0, 1]
     )
-    np.testing.assert_array_equal(window(Word("x", "adverb", "now", 73, 75), 75)[-4:], [74] * 4)
+    np.testing.assert_array_equal(window(Word("x", "adverb", "now", 73, 75), 75, 8)[-4:], [74] * 4)
 
 
 def test_windows_are_the_frames_of_the_file():

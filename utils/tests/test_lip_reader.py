@@ -1,0 +1,157 @@
+"""The model that reads lips: what is kept in data/ is what was measured, and how it was made."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from utils import lips, paths
+from utils.experiments import lip_reader
+from utils.experiments.lip_reader import RESULTS, WEIGHTS, measure
+from utils.experiments.spoken import DATA, fingerprint, spoken
+from utils.model import count_parameters
+from utils.recipe import LIPS_MODEL, LIPS_RECIPE, LIPS_WEIGHTS, train_lips
+from utils.training import load_model, predict
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return load_model(WEIGHTS)
+
+
+def test_the_kept_weights_read_as_well_as_they_say(reader):
+    """Measured again from the files, clips and weights; another machine may round otherwise."""
+    model, notes = reader
+    assert WEIGHTS.stat().st_size < 1_500_000
+    assert tuple(notes["classes"]) == lips.CLASSES
+    assert notes["data"] == fingerprint() and notes["recipe"] == LIPS_WEIGHTS
+    told = measure(model)
+    assert told.keys() == notes["test"].keys()
+    for name, share in notes["test"].items():
+        assert told[name] == pytest.approx(share, abs=0.005 if name in ("all", "in_slot") else 0.017), name  # fmt: skip
+
+
+def test_cheats_stay_where_they_were_measured(reader):
+    """Without movement or without order the kept model reads far worse: it does not live off a leak."""
+    windows, labels = lips.windows(lips.words("test"), progress=False)
+
+    def right(change):
+        return lips.accuracies(predict(reader[0], lips.channels(change(windows))), labels)[
+            "in_slot"
+        ]
+
+    as_filmed = right(lambda windows: windows)
+    shares = [right(change) for change in (lips.shuffled, lips.one_frame, lips.mean_picture)]
+    assert as_filmed > 0.85
+    np.testing.assert_allclose(shares, CHEATS, atol=0.04)
+
+
+CHEATS = (0.5, 0.3, 0.3)  # shuffled, one frame, mean picture
+
+
+def test_the_seeds_are_five_and_made_with_the_recipe():
+    stored = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert stored["model"] == json.loads(json.dumps(LIPS_MODEL))
+    assert stored["recipe"] == LIPS_RECIPE and stored["data"] == fingerprint()
+    assert [row["seed"] for row in stored["rows"]] == list(lip_reader.SEEDS)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A model and a recipe that train in a moment, on a few words, in a folder of their own."""
+    sizes = LIPS_MODEL | dict(dim=8, heads=2, depth=1)
+    monkeypatch.setattr("utils.recipe.LIPS_MODEL", sizes)
+    monkeypatch.setattr(lip_reader, "LIPS_MODEL", sizes)
+    for name in ("LIPS_RECIPE", "LIPS_WEIGHTS"):
+        monkeypatch.setattr(lip_reader, name, LIPS_RECIPE | dict(epochs=2, batch_size=8))
+    everything = lips.words
+    monkeypatch.setattr(lips, "words", lambda split=None, slot=None: everything(split, slot)[:30])
+    monkeypatch.setattr(paths, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(lip_reader, "RESULTS", tmp_path / "seeds.json")
+    monkeypatch.setattr(lip_reader, "WEIGHTS", tmp_path / "lips.safetensors")
+    monkeypatch.setattr(lip_reader, "SEEDS", range(2))
+    return tmp_path
+
+
+def test_seeds_are_added_and_never_measured_twice(tiny, monkeypatch, capsys):
+    lip_reader.seeds()
+    first = json.loads((tiny / "seeds.json").read_text())
+    assert [row["seed"] for row in first["rows"]] == [0, 1]
+    assert set(first["rows"][0]["test"]) == {"all", "in_slot", *lips.SLOTS}
+    assert first["machines"][first["rows"][0]["machine"]]["threads"] == 1
+    first["rows"].pop(0)
+    (tiny / "seeds.json").write_text(json.dumps(first))
+    lip_reader.seeds()
+    again = json.loads((tiny / "seeds.json").read_text())
+    assert [row["seed"] for row in again["rows"]] == [0, 1] and again["rows"][1] == first["rows"][0]
+    monkeypatch.setattr(lip_reader, "LIPS_RECIPE", LIPS_RECIPE | dict(epochs=3, batch_size=8))
+    with pytest.raises(ValueError, match="made with another model, recipe or data"):
+        lip_reader.seeds()
+
+
+def test_weights_are_kept_in_half_precision_and_measured_so(tiny):
+    lip_reader.weights()
+    model, notes = load_model(tiny / "lips.safetensors")
+    assert next(model.parameters()).dtype == torch.float32
+    assert (tiny / "lips.safetensors").stat().st_size < 3 * count_parameters(model) + 4000
+    assert notes["test"] == measure(model)
+    assert notes["recipe"]["epochs"] == 2 and notes["seconds"] is not None
+
+
+def test_training_goes_on_where_it_stopped(tiny):
+    words, recipe = lips.words("train"), LIPS_RECIPE | dict(epochs=2, batch_size=8)
+    whole, history, _ = train_lips(3, words, recipe, progress=False)
+    train_lips(3, words, recipe, tiny / "run.safetensors", progress=False)
+    again, same, _ = train_lips(3, words, recipe, tiny / "run.safetensors", progress=False)
+    assert same == history
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+
+
+# What a line of the grid may change ------------------------------------------------------------------
+
+
+def test_the_recipes_line_is_what_the_recipe_trains_on():
+    (windows, labels), augment = spoken("train", 12, (32, 48))
+    ours, same = lips.windows(lips.words("train"), margin=lips.MARGIN, progress=False)
+    np.testing.assert_array_equal(windows, ours)
+    np.testing.assert_array_equal(labels, same)
+    shown, shares = augment(windows[:8], labels[:8], np.random.default_rng(4))
+    clips, others = lips.augment(ours[:8], same[:8], np.random.default_rng(4))
+    np.testing.assert_array_equal(shown, clips)
+    np.testing.assert_array_equal(shares, others)
+    (clips, labels), none = spoken("validation", 12, (32, 48))
+    windows, _ = lips.windows(lips.words("validation"), progress=False)
+    np.testing.assert_array_equal(clips, lips.channels(windows))
+    assert none is None
+
+
+@pytest.mark.parametrize("change", [
+    dict(slot="digit"), dict(view=(48, 72)), dict(varied=False), dict(mixed=False), dict(channels="grey"),
+    dict(channels="grey, change"), dict(normalised=False), dict(apart=True), dict(stretched=True),
+    dict(cheat="one_frame"), dict(cheat="mean_picture"), dict(cheat="shuffled"),
+], ids=str)  # fmt: skip
+def test_every_change_changes_what_the_network_gets(change):
+    assert change.keys() <= DATA.keys()
+    plain, turn = spoken("train", 12, (32, 48))
+    other, turn_other = spoken("train", 12, (32, 48), **change)
+    shown, shares = turn(plain[0][:8], plain[1][:8], np.random.default_rng(4))
+    changed, others = turn_other(other[0][:8], other[1][:8], np.random.default_rng(4))
+    assert changed.shape == shown.shape
+    assert not np.array_equal(changed, shown)
+    if change == dict(mixed=False):
+        assert others.ndim == 1
+    if "channels" in change:
+        assert (changed[..., 2] == lips.NOTHING).all() and np.array_equal(changed[..., 0], shown[..., 0])  # fmt: skip
+        assert (changed[..., 1] == lips.NOTHING).all() == (change["channels"] == "grey")
+    if "cheat" not in change and "slot" not in change:
+        np.testing.assert_array_equal(other[1], plain[1])
+
+
+def test_stretched_windows_go_from_first_to_last_frame():
+    from utils.experiments.spoken import _stretched
+
+    word = lips.Word("x", "colour", "red", 20, 31)
+    np.testing.assert_array_equal(_stretched(word, 6, 0), [20, 22, 24, 26, 28, 30])
+    np.testing.assert_array_equal(_stretched(word, 6, 1), [18, 20, 22, 24, 26, 28, 30, 32])
