@@ -12,6 +12,8 @@
     lips-seeds     train the model that reads lips with five seeds, on the sentences for training and
                    validation, and test it; writes data/experiments/lips-seeds.json
     lips-weights   the same recipe for longer, one seed; writes data/lips.safetensors
+    hands          train on synthetic arms, test on real hands (in ../shared/videos/gestures, not a
+                   part of the course), five seeds; writes data/experiments/hands.json
     samples        write the sample clips to data/samples
     overview       draw the README's picture, data/overview.gif
 
@@ -28,7 +30,7 @@ import numpy as np
 import torch
 
 from utils import plots
-from utils.experiments import lip_reader, runs, tables
+from utils.experiments import hands, lip_reader, runs, tables
 from utils.experiments.grids import GRIDS, turn_only
 from utils.experiments.tables import machine
 from utils.experiments.variants import no_time, random_time, small_time
@@ -130,6 +132,7 @@ OTHERS = {
     "recipe-variants": recipe_variants,
     "lips-seeds": lip_reader.seeds,
     "lips-weights": lip_reader.weights,
+    "hands": hands.hands,
     "samples": samples,
     "overview": overview,
 }
@@ -163,7 +166,7 @@ def main():
             raise SystemExit("\n".join(problems) if problems else 0)
         for name in names:
             if name in OTHERS:
-                OTHERS[name](*([arguments.jobs] if name == "lips-seeds" else []))
+                OTHERS[name](*([arguments.jobs] if name in ("lips-seeds", "hands") else []))
             else:
                 runs.fill(name, arguments.jobs)
                 print(tables.as_text(name), flush=True)
