@@ -8,6 +8,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from utils import plots  # noqa: E402
+from utils.lips import CLASSES as CLASSES_51  # noqa: E402
+from utils.lips import clip_path, words  # noqa: E402
 from utils.motion import CLASSES, make_clips  # noqa: E402
 from utils.video import read_frames  # noqa: E402
 
@@ -130,3 +132,27 @@ def test_other_figures_draw(clips):
     for number in plt.get_fignums():
         plt.figure(number)
         assert drawn()
+
+
+def test_a_sentence_shows_its_words_and_what_was_said():
+    said = [w for w in words("test") if w.sentence == "bwbh1a"]
+    frames = read_frames(clip_path("bwbh1a"))
+    plots.spoken(frames, said)
+    assert [text for text in drawn() if text in CLASSES_51] == [word.word for word in said]
+    pictures = [ax.images[0].get_array() for ax in plt.gcf().axes if ax.images]
+    assert len(pictures) == 6 and np.array_equal(pictures[1], frames[26])  # the middle of "white"
+    plots.spoken(frames, said, [[(word.word, 0.9), ("lay", 0.1)] for word in said[:5]] + [[("soon", 0.6)]])  # fmt: skip
+    texts = {t.get_text(): t.get_color() for t in plt.gcf().findobj(plt.Text)}
+    assert texts["white 90%"] == "black" and texts["soon 60%"] != "black" and "lay 10%" in texts
+
+
+def test_a_confusion_leaves_what_is_right_blank():
+    counts = np.array([[9, 2, 0], [0, 9, 0], [1, 0, 9]])
+    plots.confusion(counts, {"round": "ou", "open": "a"}, "mistakes")
+    shown = plt.gcf().axes[0].images[0].get_array()
+    expected = np.array([[np.nan, 2, np.nan], [np.nan] * 3, [1, np.nan, np.nan]])
+    np.testing.assert_array_equal(np.ma.filled(shown, np.nan), expected)
+    assert {"round", "open", "o", "u", "a", "mistakes"} <= set(drawn())
+    plots.confusion(np.diag([3, 3]), {"none": "xy"})  # nothing wrong at all
+    drawn()
+    assert counts[0, 0] == 9  # what came in is as it was
