@@ -15,7 +15,7 @@ SHARED_VIDEOS = Path(__file__).resolve().parents[3] / "shared" / "videos"
 
 # The longest first, so that the two workers end at about the same time.
 LONGEST = (
-    "11_training.ipynb", "test_grading.py", "13_experiments.ipynb", "test_video.py", "test_exercises.py",
+    "14_reading_lips.ipynb", "11_training.ipynb", "test_grading.py", "13_experiments.ipynb", "test_video.py", "test_exercises.py",
     "12_predictions.ipynb", "01_attention_is_not_enough.ipynb", "test_course.py", "test_runs.py",
 )  # fmt: skip
 
