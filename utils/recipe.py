@@ -19,7 +19,7 @@ RECIPE = dict(epochs=10, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
 LIPS_MODEL = dict(num_classes=51, image_size=(32, 48), num_frames=12, patch_size=16, dim=96, depth=3,
                   heads=4, mult=2, dropout=0.0)  # fmt: skip
 LIPS_RECIPE = dict(epochs=60, batch_size=32, peak_lr=1.5e-3, weight_decay=0.05)
-LIPS_SHORT = LIPS_RECIPE | dict(epochs=12)
+LIPS_SHORT = LIPS_RECIPE | dict(epochs=8)
 LIPS_WEIGHTS = LIPS_RECIPE | dict(epochs=60)  # data/lips.safetensors
 
 
