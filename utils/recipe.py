@@ -18,9 +18,9 @@ RECIPE = dict(epochs=10, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
 # Reading lips: 51 words, a quarter of an hour on two cores; LIPS_SHORT is enough to see it learn.
 LIPS_MODEL = dict(num_classes=51, image_size=(32, 48), num_frames=12, patch_size=16, dim=96, depth=3,
                   heads=4, mult=2, dropout=0.0)  # fmt: skip
-LIPS_RECIPE = dict(epochs=60, batch_size=32, peak_lr=1.5e-3, weight_decay=0.05)
+LIPS_RECIPE = dict(epochs=70, batch_size=32, peak_lr=1.5e-3, weight_decay=0.05)
 LIPS_SHORT = LIPS_RECIPE | dict(epochs=8)
-LIPS_WEIGHTS = LIPS_RECIPE | dict(epochs=60)  # data/lips.safetensors
+LIPS_WEIGHTS = LIPS_RECIPE | dict(epochs=100)  # data/lips.safetensors
 
 
 def motion_data(split="train", progress=True):
@@ -50,14 +50,16 @@ def train_motion(
     return model, history, time.perf_counter() - started
 
 
-def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True):
+def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True,
+               augment=lips.augment, folder=lips.LIPS):  # fmt: skip
     """Train the model that reads lips on `words` (of `lips.words`) with one seed.
 
-    Returns (model in eval mode, history, seconds in `fit`). What it takes are `lips.channels`.
+    `folder` is where the words' clips are: another speaker's has been made by `python -m utils.course
+    lips`. Returns (model in eval mode, history, seconds in `fit`). What it takes are `lips.channels`.
     """
-    data = lips.windows(words, margin=lips.MARGIN, progress=progress)
+    data = lips.windows(words, margin=lips.MARGIN, folder=folder, progress=progress)
     torch.manual_seed(seed)
     model = TimeSformer(**LIPS_MODEL)
     started = time.perf_counter()
-    history = fit(model, data, **recipe, augment=lips.augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
+    history = fit(model, data, **recipe, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
     return model.eval(), history, time.perf_counter() - started

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
-from utils.experiments.runs import in_parallel
+from utils.experiments.runs import in_parallel, one_thread
 from utils.experiments.tables import machine
 from utils.lips import NOTHING, SPREAD, channels
 from utils.model import TimeSformer
@@ -183,9 +183,7 @@ def _on_other_scenes(real, labels, scenes, seed, start=None):
 
 def measure(seed):
     """One seed of every line: {line: share of the 56 real clips that are right}."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         real, labels, scenes = real_hands()
         seen, grey = shown(real), shown(real, only_grey=True)
         motion, four = course_clips(CLIPS, (6, seed))
@@ -200,8 +198,6 @@ def measure(seed):
             "real clips of other scenes alone": _on_other_scenes(seen, labels, scenes, seed),
         }  # fmt: skip
         return seed, {line: round(share, 4) for line, share in lines.items()}, machine()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def hands(jobs=1):

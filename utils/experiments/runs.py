@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from time import process_time
 
 import numpy as np
@@ -23,6 +24,17 @@ from utils.experiments.variants import seeded
 from utils.lips import accuracies
 from utils.model import count_parameters
 from utils.training import evaluate, fit, predict, save_model, to_video
+
+
+@contextmanager
+def one_thread():
+    """Torch computes on one thread in here, so that what is measured does not depend on the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
@@ -64,13 +76,12 @@ def _place(run, seed):
 def train_row(name, index, seed, checkpoint=None):
     """Train one line of a grid with one seed; returns (row, machine, model).
 
-    `seconds` are the processor's, so that other work on the machine does not count; None if the run
-    went on from a `checkpoint`. The number of torch's threads is 1 meanwhile.
+    On one thread. `seconds` are the processor's, so that other work on the machine does not count; None
+    if the run went on from a `checkpoint`.
     """
-    run, threads = GRIDS[name][index], torch.get_num_threads()
+    run = GRIDS[name][index]
     resumed = checkpoint is not None and checkpoint.exists()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         (data, augment), (test, _) = run.clips("train"), run.clips("test")
         model = seeded(run.build, seed, **run.all_sizes())
         if run.change is not None:
@@ -90,8 +101,6 @@ def train_row(name, index, seed, checkpoint=None):
         if run.features:
             row |= separation(model, test)
         return row, machine(), model
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _train_for_file(name, index, seed):

@@ -75,11 +75,12 @@ def animate(clips, fps=6, width=96, columns=6):
 def spoken(frames, words, answers=None):
     """A sentence as it is spoken: each word's middle frame, above the time that the word takes.
 
-    `frames` (t, height, width, 3) uint8; `words` a list of `lips.Word`. `answers`: what stands below
-    instead of the words, one list of (word, probability) each, the best first; wrong ones are red.
+    `frames` (t, height, width, 3) uint8; `words` a list of `lips.Word`. `answers`, for each word a list
+    of (word, probability), the best first, stand below: green where the first is right, else red.
     """
-    figure = plt.figure(figsize=(10, 2.6 if answers is None else 3.2))
-    grid = figure.add_gridspec(2, len(words), height_ratios=(1.6, 0.7 if answers is None else 1.3))
+    lines = 0 if answers is None else max(map(len, answers))
+    figure = plt.figure(figsize=(10, 2.6 + 0.25 * lines))
+    grid = figure.add_gridspec(2, len(words), height_ratios=(1.6, 0.7 + 0.3 * lines))
     for column, word in enumerate(words):
         picture = figure.add_subplot(grid[0, column])
         middle = min(int((word.first + word.end) / 2), len(frames) - 1)
@@ -90,17 +91,19 @@ def spoken(frames, words, answers=None):
     for number, word in enumerate(words):
         time.barh(0, word.end - word.first, left=word.first, height=0.9, color=COLOURS[number % 6], alpha=0.35, edgecolor="white")  # fmt: skip
         middle = (word.first + word.end) / 2
-        if answers is None:
-            time.text(middle, 0, word.word, ha="center", va="center", fontsize=11)
-            continue
-        for line, (answer, share) in enumerate(answers[number]):
-            colour = ("#a61c3c" if answer != word.word else "black") if line == 0 else "#777777"
-            time.text(middle, 0.85 + 0.62 * line, f"{answer} {share:.0%}", ha="center", va="top",
-                      fontsize=10 if line == 0 else 8, weight="bold" if line == 0 else "normal", color=colour)  # fmt: skip
-    deepest = 0.6 if answers is None else 1.0 + 0.62 * max(map(len, answers))
+        time.text(middle, 0, word.word, ha="center", va="center", fontsize=11)
+        for line, (answer, share) in enumerate(answers[number] if lines else []):
+            first, right = line == 0, answer == word.word
+            mark = ("✓ " if right else "✗ ") if first else ""
+            time.text(middle, 0.75 + 0.62 * line, f"{mark}{answer} {share:.0%}", ha="center", va="top",
+                      fontsize=9.5 if first else 8, weight="bold" if first else "normal",
+                      color=("#1b6e3c" if right else "#a61c3c") if first else "#666666")  # fmt: skip
     pause = 2
-    time.set(xlim=(words[0].first - pause, words[-1].end + pause), ylim=(deepest, -0.6), yticks=[])
-    time.set_xlabel("frame (25 a second)")
+    time.set(xlim=(words[0].first - pause, words[-1].end + pause), ylim=(0.6 + 0.72 * lines, -0.6))
+    time.set(yticks=[0, 0.95] if lines else [], xlabel="frame (25 a second)")
+    if lines:
+        time.set_yticklabels(["said", "read"])
+        time.tick_params(axis="y", length=0)
     time.spines["left"].set_visible(False)
 
 

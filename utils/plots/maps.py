@@ -130,13 +130,20 @@ def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2
 def confusion(counts, groups, title=None):
     """Who is taken for whom, ordered by `groups` (name -> members): rows are true, columns said.
 
-    Shapes: counts (n, n), in the order of the groups' members. What is right is left blank, so that
-    the mistakes can be seen; frames mark mistakes within a group.
+    Shapes: counts (n, n) whole numbers, in the order of the groups' members. What is right, on the
+    diagonal, is grey, so that the mistakes stand out; frames hold each group together.
     """
-    counts, names = as_array(counts).astype(float), [name for members in groups.values() for name in members]  # fmt: skip
-    np.fill_diagonal(counts, np.nan)
-    figure, axes = plt.subplots(figsize=(7.2, 6.2))
-    shown = axes.imshow(np.where(counts == 0, np.nan, counts), vmin=0, vmax=max(1, np.nanmax(counts)), cmap="viridis_r")  # fmt: skip
+    counts = as_array(counts).astype(int)
+    names = [name for members in groups.values() for name in members]
+    right = np.eye(len(counts), dtype=bool)
+    mistakes = np.where(right | (counts == 0), np.nan, counts)
+    most = max(1, np.nanmax(mistakes, initial=0))
+    figure, axes = plt.subplots(figsize=(7.6, 6.4))
+    axes.imshow(mistakes, vmin=0, vmax=most, cmap="viridis_r")
+    for row, column in zip(*np.nonzero(counts)):
+        dark = not right[row, column] and counts[row, column] > 0.55 * most
+        axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=8,
+                  color="white" if dark else "#999999" if right[row, column] else "black")  # fmt: skip
     start = 0
     for name, members in groups.items():
         size = len(members)
@@ -145,10 +152,9 @@ def confusion(counts, groups, title=None):
         start += size
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="said", ylabel="true", title=title)
+    axes.set(xlabel="said by the model", ylabel="true", title=title)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    figure.colorbar(shown, ax=axes, shrink=0.5, location="left", label="times", ticks=range(1 + int(np.nanmax(counts))))  # fmt: skip
 
 
 def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6, count=False):

@@ -1,5 +1,7 @@
 """Synthetic arms, and what was measured on real hands."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,14 @@ def test_the_real_clips_and_their_scenes():
     assert clips.shape == (56, 8, 32, 32, 3)
     assert [(labels == k).sum() for k in range(4)] == [14] * 4
     assert all((scenes == n).sum() == 4 for n in range(8, 15)) and len(set(scenes)) == 7 + 28
+
+
+def test_the_results_were_made_with_these_settings_and_five_seeds():
+    stored = json.loads(hands.RESULTS.read_text(encoding="utf-8"))
+    assert [row["seed"] for row in stored["rows"]] == list(hands.SEEDS)
+    assert stored["recipe"] == hands.RECIPE and stored["fine_tuning"] == hands.TUNED
+    assert stored["model"] == hands.MODEL and stored["synthetic_clips"] == hands.CLIPS
+    assert len({tuple(row["accuracy"]) for row in stored["rows"]}) == 1  # the same lines in all
 
 
 def test_without_the_real_clips_it_says_so(monkeypatch, tmp_path):

@@ -143,16 +143,17 @@ def test_a_sentence_shows_its_words_and_what_was_said():
     assert len(pictures) == 6 and np.array_equal(pictures[1], frames[26])  # the middle of "white"
     plots.spoken(frames, said, [[(word.word, 0.9), ("lay", 0.1)] for word in said[:5]] + [[("soon", 0.6)]])  # fmt: skip
     texts = {t.get_text(): t.get_color() for t in plt.gcf().findobj(plt.Text)}
-    assert texts["white 90%"] == "black" and texts["soon 60%"] != "black" and "lay 10%" in texts
+    assert texts["✓ white 90%"] != texts["✗ soon 60%"] and "lay 10%" in texts
+    assert [text for text in texts if text in CLASSES_51] == [word.word for word in said]
 
 
-def test_a_confusion_leaves_what_is_right_blank():
+def test_a_confusion_colours_mistakes_only():
     counts = np.array([[9, 2, 0], [0, 9, 0], [1, 0, 9]])
     plots.confusion(counts, {"round": "ou", "open": "a"}, "mistakes")
     shown = plt.gcf().axes[0].images[0].get_array()
     expected = np.array([[np.nan, 2, np.nan], [np.nan] * 3, [1, np.nan, np.nan]])
     np.testing.assert_array_equal(np.ma.filled(shown, np.nan), expected)
-    assert {"round", "open", "o", "u", "a", "mistakes"} <= set(drawn())
+    assert {"round", "open", "o", "u", "a", "mistakes", "2", "9"} <= set(drawn())
     plots.confusion(np.diag([3, 3]), {"none": "xy"})  # nothing wrong at all
     drawn()
     assert counts[0, 0] == 9  # what came in is as it was
