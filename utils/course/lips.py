@@ -36,9 +36,13 @@ README = """\
 # Spoken words: {speaker} of the GRID corpus
 
 {count} sentences, one speaker, six words each, without sound: `clips/*.mp4`, {width} × {height} pixels, 25 frames a second,
-H.264. `words.csv` has a row for every word: its sentence, the split that the sentence belongs to ({parts}), its slot
-(command, colour, preposition, letter, digit, adverb), the word, and when it begins and ends, in frames.
-`mean_mouth.png` is the average mouth by which the sentences were aligned.
+H.264. (The models of the course look at 48 × 32 pixels in the middle.) `mean_mouth.png` is the average mouth by which
+the sentences were aligned. `words.csv` has a row for every word:
+
+- `sentence`: the clip's name; `split`: the part that the sentence belongs to ({parts});
+- `slot`: command, colour, preposition, letter, digit or adverb; `word`: what is said;
+- `first_frame`, `end_frame`: when the word begins and ends, in frames from 0 and to a quarter of a frame; the end is
+  where the next word may begin.
 
 **Source.** The GRID audiovisual sentence corpus, {speaker}: Martin Cooke, Jon Barker, Stuart Cunningham and Xu Shao,
 *An audio-visual corpus for speech perception and automatic speech recognition*, Journal of the Acoustical Society of
@@ -50,9 +54,9 @@ them. The authors of the corpus have not endorsed the course.
 
 **What was changed.** The sound was left out. Every sentence was cut to {width} × {height} pixels round the mouth, at the
 original scale; the place was found once per sentence, where the mean mouth fits the sentence's average picture best
-(`cv2.matchTemplate`), because the speaker sits elsewhere each time. The clips were encoded anew. The times of the
-words are the corpus's own. The split is by sentence: of each letter's sentences, {per_letter} are for validation and
-{per_letter} for test.
+(`cv2.matchTemplate`), because the speaker sits in a different place each time. The clips were encoded anew. The times of the
+words are the corpus's own. The corpus has 1,000 sentences a speaker; those that were not in the source are not here.
+The split is by sentence: for each letter, {per_letter} sentences are for validation and {per_letter} for test, drawn by their names.
 {left_out}
 Made by `python -m utils.course lips` (utils/course/lips.py).
 """

@@ -12,7 +12,7 @@ from utils.recipe import LIPS_MODEL, LIPS_RECIPE, LIPS_WEIGHTS, train_lips
 from utils.training import predict, predict_views, save_model
 
 SEEDS = range(5)
-TEACHERS, PUPIL = (0, 1), 5  # seeds
+TEACHERS, PUPIL = (0, 3), 5  # seeds
 RESULTS, WEIGHTS = DATA / "experiments" / "lips-seeds.json", DATA / "lips.safetensors"
 
 
