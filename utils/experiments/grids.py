@@ -291,7 +291,6 @@ LIPS_LINES = [
         "not varied": dict(data=dict(varied=False)),
         "not mixed": dict(data=dict(mixed=False)),
         "colour alone": dict(data=dict(slot="colour"), budget=dict(epochs=72)),
-        "digit alone": dict(data=dict(slot="digit"), budget=dict(epochs=72)),
         "start from motion": dict(change=variants.from_motion),
         # the paper's claims: frames and resolution
         "2 frames": dict(sizes=dict(num_frames=2)),
@@ -300,14 +299,12 @@ LIPS_LINES = [
         "wide view, 24 x 16 pixels": _wide(8),
         "wide view, 48 x 32 pixels": _wide(16),
         "wide view, 72 x 48 pixels": _wide(24),
-        "patches of 8": dict(sizes=dict(patch_size=8)),
         # schemes and size
         "space": dict(sizes=dict(scheme="space")),
         "joint": dict(sizes=dict(scheme="joint")),
         "axial": dict(sizes=dict(scheme="axial")),
         "dim 48": dict(sizes=dict(dim=48)),
         "depth 2": dict(sizes=dict(depth=2)),
-        "depth 4": dict(sizes=dict(depth=4)),
         # without attention, parameters and epochs alike
         "3D CNN": dict(build=lips_convolutions_3d),
         "frame differences + 2D CNN": dict(build=lips_frame_differences),
