@@ -20,7 +20,7 @@ LIPS_MODEL = dict(num_classes=51, image_size=(32, 48), num_frames=12, patch_size
                   heads=4, mult=2, dropout=0.0)  # fmt: skip
 LIPS_RECIPE = dict(epochs=70, batch_size=32, peak_lr=1.5e-3, weight_decay=0.05)
 LIPS_SHORT = LIPS_RECIPE | dict(epochs=8)
-LIPS_WEIGHTS = LIPS_RECIPE | dict(epochs=100)  # data/lips.safetensors
+LIPS_WEIGHTS = LIPS_RECIPE  # data/lips.safetensors
 
 
 def motion_data(split="train", progress=True):
@@ -50,8 +50,7 @@ def train_motion(
     return model, history, time.perf_counter() - started
 
 
-def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True,
-               augment=lips.augment, folder=lips.LIPS):  # fmt: skip
+def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True, folder=lips.LIPS):
     """Train the model that reads lips on `words` (of `lips.words`) with one seed.
 
     `folder` is where the words' clips are: another speaker's has been made by `python -m utils.course
@@ -61,5 +60,5 @@ def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True,
     torch.manual_seed(seed)
     model = TimeSformer(**LIPS_MODEL)
     started = time.perf_counter()
-    history = fit(model, data, **recipe, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
+    history = fit(model, data, **recipe, augment=lips.augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
     return model.eval(), history, time.perf_counter() - started

@@ -9,21 +9,20 @@ from utils.experiments.spoken import fingerprint
 from utils.experiments.tables import machine
 from utils.paths import DATA, write_text
 from utils.recipe import LIPS_MODEL, LIPS_RECIPE, LIPS_WEIGHTS, train_lips
-from utils.training import predict, predict_views, save_model
+from utils.training import predict_views, save_model
 
 SEEDS = range(5)
-TEACHERS, PUPIL = (0, 3), 5  # seeds
 RESULTS, WEIGHTS = DATA / "experiments" / "lips-seeds.json", DATA / "lips.safetensors"
 
 
 def measure(model, split="test"):
-    """Accuracies on the sentences of a split, each window looked at in six ways; rounded."""
+    """Accuracies on the sentences of a split, each window looked at in eighteen ways; rounded."""
     windows, labels = lips.windows(lips.words(split), margin=lips.MARGIN, progress=False)
     told = lips.accuracies(predict_views(model, lips.views(windows)), labels)
     return {name: round(share, 4) for name, share in told.items()}
 
 
-def train(name, seed, recipe, augment=lips.augment):
+def train(name, seed, recipe):
     """Train on the sentences for training and validation, test on those for test: (row, machine, model).
 
     On one thread. A run that was killed goes on where it stopped; its seconds are then not known.
@@ -33,7 +32,7 @@ def train(name, seed, recipe, augment=lips.augment):
         resumed = checkpoint.exists()
         words = [word for split in ("train", "validation") for word in lips.words(split)]
         started = process_time()
-        model, history, _ = train_lips(seed, words, recipe, checkpoint, False, augment)
+        model, history, _ = train_lips(seed, words, recipe, checkpoint, progress=False)
         seconds = None if resumed else round(process_time() - started)
         row = dict(seed=seed, epochs=recipe["epochs"], seconds=seconds, test=measure(model),
                    train_accuracy=[round(epoch["accuracy"], 4) for epoch in history])  # fmt: skip
@@ -67,34 +66,11 @@ def seeds(jobs=1):
         print(f"seed {row['seed']}: {row['test']['all']:.1%} of the test words, {row['seconds']} s", flush=True)  # fmt: skip
 
 
-class Taught:
-    """`lips.augment`, with labels that are told by teachers: models that read lips already.
-
-    A teacher does not only say "p": it says that this one could have been a b. It looks at the very clips
-    that the pupil gets, so the labels fit what is to be seen in them. `share` of each label is the
-    teachers', the rest stays the truth. Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531; the same
-    clips for both, and long training, from Beyer et al. 2022, arXiv 2106.05237.
-    """
-
-    def __init__(self, teachers, share=0.7):
-        self.teachers, self.share = teachers, share
-
-    def __call__(self, windows, labels, rng):
-        clips, shares = lips.augment(windows, labels, rng)
-        told = sum(predict(teacher, clips) for teacher in self.teachers) / len(self.teachers)
-        return clips, self.share * told.numpy() + (1 - self.share) * shares
-
-
 def weights():
-    """The weights that the course keeps, in half precision: data/lips.safetensors.
-
-    Two models of the recipe (seeds of `seeds`, trained now if they are not in the cache) teach a third.
-    """
-    teachers = [train("seeds", seed, LIPS_RECIPE)[2] for seed in TEACHERS]
-    row, on, model = train("weights", PUPIL, LIPS_WEIGHTS, Taught(teachers))
+    """The weights that the course keeps, in half precision: data/lips.safetensors."""
+    row, on, model = train("weights", 0, LIPS_WEIGHTS)
     model.half()
     test = measure(model.float())  # what is kept is what is measured
-    notes = row | dict(test=test, teachers=TEACHERS, machine=on, recipe=LIPS_WEIGHTS, data=fingerprint(),
-                       classes=lips.CLASSES)  # fmt: skip
+    notes = row | dict(test=test, machine=on, recipe=LIPS_WEIGHTS, data=fingerprint(), classes=lips.CLASSES)  # fmt: skip
     save_model(model.half(), WEIGHTS, **notes)
     print(f"{test['all']:.1%} of the test words, {row['seconds']} s")

@@ -47,7 +47,7 @@ def test_cheats_stay_where_they_were_measured(reader):
     np.testing.assert_allclose(shares, CHEATS, atol=0.04)
 
 
-CHEATS = (0.435, 0.344, 0.307)  # shuffled, one frame, mean picture
+CHEATS = (0.417, 0.341, 0.305)  # shuffled, one frame, mean picture
 
 
 def test_the_seeds_were_made_with_the_recipe():
@@ -97,19 +97,6 @@ def test_weights_are_kept_in_half_precision_and_measured_so(tiny):
     assert (tiny / "lips.safetensors").stat().st_size < 3 * count_parameters(model) + 4000
     assert notes["test"] == measure(model)
     assert notes["recipe"]["epochs"] == 2 and notes["seconds"] is not None
-    assert notes["teachers"] == list(lip_reader.TEACHERS) and notes["seed"] not in notes["teachers"]
-
-
-def test_teachers_soften_the_labels_of_the_clips_that_they_see(reader):
-    model, _ = reader
-    windows, labels = lips.windows(lips.words("test")[:16], margin=lips.MARGIN, progress=False)
-    taught = lip_reader.Taught([model, model], share=0.25)
-    clips, told = taught(windows, labels, np.random.default_rng(3))
-    same, shares = lips.augment(windows, labels, np.random.default_rng(3))
-    np.testing.assert_array_equal(clips, same)
-    assert told.dtype == np.float32 and told.shape == (16, 51)
-    np.testing.assert_allclose(told, 0.25 * predict(model, clips).numpy() + 0.75 * shares, atol=1e-6)  # fmt: skip
-    np.testing.assert_allclose(told.sum(1), 1, atol=1e-5)
 
 
 def test_training_goes_on_where_it_stopped(tiny):
