@@ -15,7 +15,7 @@ from utils.training import fit
 MODEL = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4)
 RECIPE = dict(epochs=10, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
 
-# Reading lips: 51 words, a quarter of an hour on two cores; LIPS_SHORT is enough to see it learn.
+# Reading lips: 51 words, not quite 25 minutes on one core; LIPS_SHORT is enough to see it learn.
 LIPS_MODEL = dict(num_classes=51, image_size=(32, 48), num_frames=12, patch_size=16, dim=96, depth=3,
                   heads=4, mult=2, dropout=0.0)  # fmt: skip
 LIPS_RECIPE = dict(epochs=70, batch_size=32, peak_lr=1.5e-3, weight_decay=0.05)
