@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 
 from utils.experiments import hands
-from utils.experiments.hands import (
-    CLASSES,
-    GESTURES,
-    course_clips,
-    make_hand,
-    make_hands,
-    mirror,
-    real_hands,
-    shown,
-)
+from utils.experiments.hands import GESTURES, course_clips, mirror, real_hands, shown
+from utils.hands import CLASSES, DIRECTION, make_hand, make_hands
 from utils.lips import NOTHING
 
 
@@ -36,7 +28,7 @@ def test_arms_go_where_their_class_says():
             change = abs(clip - np.median(clip, axis=0)).mean(-1)
             y, x = np.mgrid[:32, :32]
             places = [np.array([(m * y).sum(), (m * x).sum()]) / m.sum() for m in (change[0], change[-1])]  # fmt: skip
-            along.append((places[1] - places[0]) @ hands.DIRECTION[name])
+            along.append((places[1] - places[0]) @ DIRECTION[name])
         assert np.median(along) > 1.5, name
 
 
