@@ -271,42 +271,41 @@ GRIDS = {
             "frame differences + 2D CNN": frame_differences,
         }.items()
     ],
+    # One change to the recipe for lips at a time.
+    "lips": [
+        Run(variant, "lips", **how)
+        for variant, how in {
+            "the recipe": {},
+            # cheats: what can be told without seeing the mouth move
+            "one frame": dict(data=dict(cheat="one_frame")),
+            "mean picture": dict(data=dict(cheat="mean_picture")),
+            "frames shuffled": dict(data=dict(cheat="shuffled")),
+            "stretched windows": dict(data=dict(stretched=True)),
+            # preparation
+            "grey only": dict(data=dict(channels="grey")),
+            "grey and change": dict(data=dict(channels="grey, change")),
+            "mouths not aligned": dict(data=dict(apart=True)),
+            "not normalised": dict(data=dict(normalised=False)),
+            "not varied": dict(data=dict(varied=False)),
+            "not mixed": dict(data=dict(mixed=False)),
+            "colour alone": dict(data=dict(slot="colour"), budget=dict(epochs=72)),
+            "start from motion": dict(change=variants.from_motion),
+            # the paper's claims: frames and resolution
+            "2 frames": dict(sizes=dict(num_frames=2)),
+            "4 frames": dict(sizes=dict(num_frames=4)),
+            "8 frames": dict(sizes=dict(num_frames=8)),
+            "wide view, 24 x 16 pixels": _wide(8),
+            "wide view, 48 x 32 pixels": _wide(16),
+            "wide view, 72 x 48 pixels": _wide(24),
+            # schemes and size
+            "space": dict(sizes=dict(scheme="space")),
+            "joint": dict(sizes=dict(scheme="joint")),
+            "axial": dict(sizes=dict(scheme="axial")),
+            "dim 48": dict(sizes=dict(dim=48)),
+            "depth 2": dict(sizes=dict(depth=2)),
+            # without attention, parameters and epochs alike
+            "3D CNN": dict(build=lips_convolutions_3d),
+            "frame differences + 2D CNN": dict(build=lips_frame_differences),
+        }.items()
+    ],
 }
-
-# One change to the recipe for lips at a time. Becomes a grid as soon as it is measured (issue 11).
-LIPS_LINES = [
-    Run(variant, "lips", **how)
-    for variant, how in {
-        "the recipe": {},
-        # cheats: what can be told without seeing the mouth move
-        "one frame": dict(data=dict(cheat="one_frame")),
-        "mean picture": dict(data=dict(cheat="mean_picture")),
-        "frames shuffled": dict(data=dict(cheat="shuffled")),
-        "stretched windows": dict(data=dict(stretched=True)),
-        # preparation
-        "grey only": dict(data=dict(channels="grey")),
-        "grey and change": dict(data=dict(channels="grey, change")),
-        "mouths not aligned": dict(data=dict(apart=True)),
-        "not normalised": dict(data=dict(normalised=False)),
-        "not varied": dict(data=dict(varied=False)),
-        "not mixed": dict(data=dict(mixed=False)),
-        "colour alone": dict(data=dict(slot="colour"), budget=dict(epochs=72)),
-        "start from motion": dict(change=variants.from_motion),
-        # the paper's claims: frames and resolution
-        "2 frames": dict(sizes=dict(num_frames=2)),
-        "4 frames": dict(sizes=dict(num_frames=4)),
-        "8 frames": dict(sizes=dict(num_frames=8)),
-        "wide view, 24 x 16 pixels": _wide(8),
-        "wide view, 48 x 32 pixels": _wide(16),
-        "wide view, 72 x 48 pixels": _wide(24),
-        # schemes and size
-        "space": dict(sizes=dict(scheme="space")),
-        "joint": dict(sizes=dict(scheme="joint")),
-        "axial": dict(sizes=dict(scheme="axial")),
-        "dim 48": dict(sizes=dict(dim=48)),
-        "depth 2": dict(sizes=dict(depth=2)),
-        # without attention, parameters and epochs alike
-        "3D CNN": dict(build=lips_convolutions_3d),
-        "frame differences + 2D CNN": dict(build=lips_frame_differences),
-    }.items()
-]

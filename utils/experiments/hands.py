@@ -2,7 +2,7 @@
 
 The real clips (a pointing hand, filmed from its owner's head, four directions) are footage that does
 not belong to the course; they lie in ../shared/videos/gestures, and only the results are kept here.
-The synthetic clips are those of utils/hands.py.
+The synthetic clips are those of utils/experiments/arms.py.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
+from utils.experiments.arms import CLASSES, make_hands
 from utils.experiments.runs import in_parallel, one_thread
 from utils.experiments.tables import machine
-from utils.hands import CLASSES, make_hands
 from utils.lips import NOTHING, SPREAD, channels
 from utils.model import TimeSformer
 from utils.motion import make_clip

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from utils.experiments import hands
+from utils.experiments.arms import CLASSES, DIRECTION, make_hand, make_hands
 from utils.experiments.hands import GESTURES, course_clips, mirror, real_hands, shown
-from utils.hands import CLASSES, DIRECTION, make_hand, make_hands
 from utils.lips import NOTHING
 
 

@@ -17,7 +17,6 @@ ROOMS = {
     "video": {"paths"},
     "motion": {"video", "paths"},
     "lips": {"video", "paths"},
-    "hands": set(),
     "dataset": {"video", "paths"},
     "training": {"model", "paths"},
     "rollout": {"model", "training"},
@@ -93,7 +92,8 @@ def test_only_the_course_and_the_grading_read_notebooks():
 def test_notebooks_open_the_front_room_only():
     paths = lessons() + sorted((NOTEBOOKS / "exercises").glob("*/*/*.ipynb"))
     for path in paths:
-        allowed = FRONT_ROOM | ({"experiments"} if path.stem.endswith("_experiments") else set())
+        measured = path.stem.endswith(("_experiments", "_reading_lips"))  # they show its tables
+        allowed = FRONT_ROOM | ({"experiments"} if measured else set())
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "code":
                 code = re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.M)
@@ -105,4 +105,4 @@ def test_the_front_room_stays_small():
     """A learner should find his way in it; plots and checks are packages of their own."""
     files = [UTILS / f"{name}.py" for name in FRONT_ROOM - {"plots", "checks"}]
     lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
-    assert sum(lines.values()) < 2100, lines
+    assert sum(lines.values()) < 2000, lines

@@ -13,7 +13,6 @@ from utils.experiments.grids import (
     CLIPS,
     GRIDS,
     HUES,
-    LIPS_LINES,
     SHAPES,
     SIZES,
     TASKS,
@@ -28,7 +27,7 @@ from utils.training import load_model
 
 RUNS = [
     pytest.param(run, id=f"{name}-{run.variant}-{run.task}")
-    for name, grid in (GRIDS | {"lips": LIPS_LINES}).items()
+    for name, grid in GRIDS.items()
     for run in grid
 ]
 
