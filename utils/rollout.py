@@ -69,3 +69,24 @@ def attention_rollout(model, clip):
         model.train(was_training)
     onto_patches = total[0, 1:].view(patches.shape[1:4])
     return onto_patches / onto_patches.sum()
+
+
+@torch.no_grad()
+def attention_maps(model, clip):
+    """Every attention of one clip: for each block, for each of its steps, who looks at whom.
+
+    Shapes: one clip (t, height, width, 3) uint8 -> lists of (groups, heads, queries, keys), the groups
+    as `fold` makes them. Where the class token takes part it is query 0 and key 0.
+    """
+    patches, cls = model.embedding(to_video(clip[None]).to(model.head.weight.device))
+    maps = []
+    for block in model.blocks:
+        maps.append([])
+        for step in block.steps:
+            tokens = fold(patches, step.spec)
+            if step.spec.with_class:
+                tokens = torch.cat([repeat(cls, "1 d -> g 1 d", g=len(tokens)), tokens], dim=1)
+            maps[-1].append(step.attention.fn.weights(step.attention.norm(tokens)))
+            patches, cls = step(patches, cls)
+        patches, cls = patches + block.feed_forward(patches), cls + block.feed_forward(cls)
+    return maps

@@ -33,6 +33,43 @@ def overlay(clip, maps, title=None, numbers=None):
         figure.suptitle(title)
 
 
+def spotlight(clip, panels, colour="#222222", numbers=None):
+    """Where a patch looks: the frame in pale grey, what it looks at in full colour, the patch framed blue.
+
+    Shapes: clip (t, height, width, 3) uint8; `panels` maps a name to ((frame, row, column), shares
+    (t, h, w)), one row of frames each. A share of a tenth or more is framed in `colour` and printed, in
+    percent. `numbers` stand above the frames (the default counts from 0).
+    """
+    t, (height, width) = len(clip), clip.shape[1:3]
+    cell = min(1.6, 9.5 / t)
+    figure, axes = plt.subplots(
+        len(panels), t, squeeze=False,
+        figsize=(cell * t + 1.3, (cell * height / width + 0.05) * len(panels) + 0.5),
+    )  # fmt: skip
+    pale = 255 - 0.4 * (255 - clip.mean(-1, keepdims=True).repeat(3, -1))
+    for line, (name, (asked, shares)) in zip(axes, panels.items()):
+        shares = as_array(shares)
+        _, h, w = shares.shape
+        down, across = height // h, width // w
+        light = (shares / shares.max()).clip(0, 1).repeat(down, 1).repeat(across, 2)[..., None]
+        lit = (light * clip + (1 - light) * pale).round().astype(np.uint8)
+        for frame, ax in enumerate(line):
+            ax.imshow(lit[frame], interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            for row, column in np.argwhere(shares[frame] >= 0.1):
+                ax.add_patch(plt.Rectangle((column * across - 0.5, row * down - 0.5), across, down, fill=False, edgecolor=colour, linewidth=1))  # fmt: skip
+                ax.text((column + 0.5) * across, (row + 0.5) * down, f"{100 * shares[frame, row, column]:.0f}",
+                        ha="center", va="center", fontsize=7, weight="bold",
+                        bbox=dict(boxstyle="round,pad=0.1", facecolor="white", edgecolor="none", alpha=0.7))  # fmt: skip
+            if frame == asked[0]:
+                corner = asked[2] * across - 0.5, asked[1] * down - 0.5
+                ax.add_patch(plt.Rectangle(corner, across, down, fill=False, edgecolor="#0072B2", linewidth=2.5))  # fmt: skip
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for frame, ax in enumerate(axes[0]):
+        ax.set_title(f"{frame if numbers is None else numbers[frame]}", fontsize=9)
+
+
 def reach(panels, place):
     """Who sees whom: one row a scheme, one column a frame, one colour a step.
 
