@@ -18,3 +18,7 @@ plt.rcParams.update({
 def as_array(values):
     """A tensor, an array or a list of numbers as a numpy array."""
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+# One colour per thing, in every figure of the second edition: a letter or a shape says the same in grey.
+ASK, TIME, SPACE, CLS, MLP, NORM, SKIP = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#8A8A8A", "#000000"  # fmt: skip

@@ -157,3 +157,30 @@ def test_a_confusion_colours_mistakes_only():
     plots.confusion(np.diag([3, 3]), {"none": "xy"})  # nothing wrong at all
     drawn()
     assert counts[0, 0] == 9  # what came in is as it was
+
+
+@pytest.mark.parametrize("name, written", [
+    ("attention", {"softmax", "(heads, n, n)"}), ("norm", {"norm", "layer"}), ("mlp", {"value", "gate", "GELU"}),
+    ("block", {"(b h w) t d", "(b t) (1+h w) d", "starts at 0"}), ("rollout", {"all together", "time, block 1"}),
+    ("schemes", {"16 of 64 patches", "64 of 64 patches", "(b i j k) (t h w)", "8 in the room"}),
+])  # fmt: skip
+def test_diagrams_say_what_they_show(name, written):
+    plots.diagram(name)
+    assert written <= set(drawn())
+
+
+def test_an_unknown_diagram_is_named():
+    with pytest.raises(ValueError, match="'blok'.*block"):
+        plots.diagram("blok")
+
+
+def test_spotlight_lights_what_is_looked_at(clips):
+    shares = np.zeros((8, 4, 4))
+    shares[2, 1, 3], shares[5, 0, 0] = 0.7, 0.3
+    plots.spotlight(clips[0], {"a patch": ((2, 1, 2), shares)}, numbers=range(20, 28))
+    assert {"a patch", "70", "30", "20", "27"} <= set(drawn())
+    images = [ax.images[0].get_array() for ax in plt.gcf().axes]
+    assert np.array_equal(
+        images[2][8:16, 24:32], clips[0][2, 8:16, 24:32]
+    )  # the most looked at, as it is
+    assert images[2][0:8, 0:8].min() > 150  # elsewhere pale
