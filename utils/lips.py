@@ -231,27 +231,26 @@ def vary(windows, rng, margin=MARGIN):
     return windows.round().clip(0, 255).astype(np.uint8)
 
 
-def mix(clips, labels, rng, often=0.5):
+def mix(clips, labels, rng):
     """Lay every clip over another one of the batch, as thinly as drawn, and its label with it.
 
-    `often` is the share of the batches that are mixed; the others stay as they are. Shapes: (b, ...)
-    uint8, (b,) -> the same, and shares of the classes (b, 51) float32. Source: Zhang et al. 2018,
-    "mixup", arXiv 1710.09412.
+    Half of the batches stay as they are. Shapes: (b, ...) uint8, (b,) -> the same, and shares of the
+    classes (b, 51) float32. Source: Zhang et al. 2018, "mixup", arXiv 1710.09412.
     """
     shares = np.eye(len(CLASSES), dtype=np.float32)[labels]
-    if rng.random() < 1 - often:
+    if rng.random() < 0.5:
         return clips, shares
     share, other = np.float32(rng.beta(0.4, 0.4)), rng.permutation(len(clips))
     clips = share * clips + (1 - share) * clips[other]
     return clips.round().astype(np.uint8), share * shares + (1 - share) * shares[other]
 
 
-def augment(windows, labels, rng, often=0.5):
-    """`vary`, `mix` (so `often`) and `channels`, for `fit`.
+def augment(windows, labels, rng):
+    """`vary`, `mix` and `channels`, for `fit`.
 
     Shapes: windows with their MARGIN and (b,) -> (b, t, height, width, 3) uint8 and (b, 51) float32.
     """
-    windows, shares = mix(vary(windows, rng), labels, rng, often)
+    windows, shares = mix(vary(windows, rng), labels, rng)
     return channels(windows), shares
 
 
