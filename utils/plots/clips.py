@@ -10,7 +10,7 @@ import numpy as np
 from IPython.display import HTML, Image
 from PIL import Image as Picture
 
-from utils.plots.style import COLOURS, as_array
+from utils.plots.style import ASK, COLOURS, as_array
 from utils.video import write_video
 
 
@@ -70,6 +70,25 @@ def animate(clips, fps=6, width=96, columns=6):
         file, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0
     )
     return Image(file.getvalue(), format="gif")
+
+
+def cut(frame, size, patch):
+    """What is cut out of a frame, and into which patches: frame (height, width, 3), `size` and `patch` in pixels."""
+    top, left = ((whole - part) // 2 for whole, part in zip(frame.shape, size))
+    figure, (whole, part) = plt.subplots(1, 2, figsize=(8, 2.6))
+    whole.imshow(frame, interpolation="bicubic")
+    whole.add_patch(plt.Rectangle((left - 0.5, top - 0.5), size[1], size[0], fill=False, edgecolor=ASK, linewidth=2.5))  # fmt: skip
+    whole.set_title(f"a frame, {frame.shape[1]} × {frame.shape[0]} pixels")
+    part.imshow(frame[top : top + size[0], left : left + size[1]], interpolation="bicubic")
+    part.set_title(
+        f"{size[1]} × {size[0]} pixels in {size[0] // patch} × {size[1] // patch} patches"
+    )
+    for place in range(patch, size[1], patch):
+        part.axvline(place - 0.5, color="white", linewidth=2)
+    for place in range(patch, size[0], patch):
+        part.axhline(place - 0.5, color="white", linewidth=2)
+    for axes in (whole, part):
+        axes.axis("off")
 
 
 def spoken(frames, words, answers=None):

@@ -1,13 +1,18 @@
 """Diagrams of the model, drawn by code."""
 
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython.display import Image
 from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch
+from PIL import Image as Picture
 
-from utils.model import SCHEMES, fold
-from utils.plots.style import ASK, CLS, MLP, NORM, SKIP, SPACE, TIME
+from utils.model import SCHEMES, fold, to_patches
+from utils.plots.style import ASK, CLS, MLP, NORM, SKIP, SPACE, TIME, as_array
+from utils.training import to_video
 
 _BOXES = {  # part: (text, left, bottom, width, height)
     "frames": ("video file\n→ frames", 0.0, 0.5, 1.5, 1.0),
@@ -400,3 +405,91 @@ def diagram(name):
     if name not in _DIAGRAMS:
         raise ValueError(f"unknown diagram {name!r}; there are {', '.join(_DIAGRAMS)}")
     _DIAGRAMS[name]()
+
+
+# From a video to tokens, in seven scenes ---------------------------------------------------------------
+
+
+def _numbers(axes, x, y, values, colour, width=2.3, height=0.2, upright=False):
+    """A vector as a strip: the larger a number, the darker its piece."""
+    values = as_array(values)
+    shades = 0.1 + 0.85 * (values - values.min()) / max(np.ptp(values), 1e-9)
+    for number, shade in enumerate(shades):
+        if upright:
+            corner, size = (x, y + height * number / len(values)), (width, height / len(values))
+        else:
+            corner, size = (x + width * number / len(values), y), (width / len(values), height)
+        axes.add_patch(plt.Rectangle(corner, *size, facecolor=tint(colour, shade), edgecolor="white", linewidth=0.3))  # fmt: skip
+    axes.add_patch(
+        plt.Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=1.3)
+    )
+
+
+def token_story(clip, embedding, asked):
+    """D1: how a patch of a video becomes a token, as a GIF of seven scenes; the last one stays longest.
+
+    Shapes: clip (t, height, width, 3) uint8; `embedding` is a `VideoEmbedding` for it; `asked` is the
+    patch that is followed, (frame, row, column).
+    """
+    with torch.no_grad():
+        side, (t, (height, width)) = embedding.patch_size, (len(clip), clip.shape[1:3])
+        raw = to_patches(to_video(clip[None]), side)[0]  # (t, h, w, 3 * side²)
+        tokens = embedding.patches(raw)
+        total = tokens + embedding.space + embedding.time[:, None, None]
+    _, h, w, d = total.shape
+    frame, row, column = asked
+    scenes = []
+    for scene in range(7):
+        axes = _canvas(10, 4.3)
+        cell, gap = 3.2 / h * 0.72, 0 if scene < 2 else 0.07
+        for r, c in np.ndindex(h, w):
+            x, y = 0.3 + c * (cell + gap), 3.75 - (r + 1) * (cell + gap)
+            patch = clip[frame, r * side : (r + 1) * side, c * side : (c + 1) * side]
+            axes.imshow(patch, extent=(x, x + cell, y, y + cell), interpolation="nearest", zorder=1)
+            followed = scene >= 3 and (r, c) == (row, column)
+            if scene == 1 or followed:
+                axes.add_patch(plt.Rectangle((x, y), cell, cell, fill=False, edgecolor=ASK if followed else "white", linewidth=3 if followed else 1.2, zorder=3))  # fmt: skip
+            if followed:
+                _arrow(axes, (x + cell, y + cell / 2), (5.0, 3.55), colour=ASK)
+        axes.set(xlim=(0, 10), ylim=(0, 4.3))  # imshow has narrowed them
+        title = (
+            f"one of {t} frames, {width} × {height} pixels"
+            if scene < 1
+            else f"{h} × {w} patches of {side} × {side} pixels"
+        )
+        axes.text(0.3, 4.0, title, fontsize=10, va="center")
+
+        x = 5.1
+        if scene >= 3:
+            _numbers(axes, x, 3.43, raw[asked][:64], "#555555", 3.6, 0.24)
+            axes.text(x + 3.7, 3.55, f"{raw.shape[-1]} numbers", fontsize=9, va="center")
+            _arrow(axes, (x + 1.15, 3.4), (x + 1.15, 3.07))
+            axes.text(x + 1.25, 3.23, "× E, the same matrix for every patch", fontsize=9, va="center")  # fmt: skip
+        sums = (
+            (3, 2.92, "", tokens[asked], ASK, f"{d} numbers"),
+            (4, 2.56, "+", embedding.space[row, column], SPACE, f"its place: row {row}, column {column}"),
+            (5, 2.2, "+", embedding.time[frame], TIME, f"its moment: frame {frame}"),
+            (5, 1.78, "=", total[asked], ASK, "the token"),
+        )  # fmt: skip
+        for since, y, sign, values, colour, text in sums:
+            if scene >= since:
+                _numbers(axes, x, y - 0.1, values[:24], colour)
+                axes.text(x - 0.15, y, sign, fontsize=13, ha="center", va="center")
+                axes.text(x + 2.4, y, text, fontsize=9, va="center", color=colour if sign == "+" else "black", weight="bold" if sign == "=" else "normal")  # fmt: skip
+        if scene >= 6:
+            axes.text(0.3, 0.95, f"{t * h * w} such tokens, and one that belongs to no patch: the class token", fontsize=10, va="center")  # fmt: skip
+            _numbers(axes, 0.3, 0.2, embedding.cls[:8], CLS, 0.3, 0.5, upright=True)
+            axes.text(0.45, 0.08, "cls", fontsize=8.5, ha="center", va="center", color="#9a6a00")
+            place = np.ravel_multi_index(asked, (t, h, w))
+            start = int(np.clip(place - 20, 0, max(0, t * h * w - 40)))
+            for k, token in enumerate(total.reshape(-1, d)[start : start + 40]):
+                colour = ASK if start + k == place else "#999999"
+                _numbers(axes, 0.75 + 0.22 * k, 0.2, token[:8], colour, 0.17, 0.5, upright=True)
+            axes.text(9.65, 0.45, "…", fontsize=14, va="center")
+        figure = plt.gcf()
+        figure.canvas.draw()
+        scenes.append(Picture.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()).quantize(128))  # fmt: skip
+        plt.close(figure)
+    file = io.BytesIO()
+    scenes[0].save(file, "GIF", save_all=True, append_images=scenes[1:], duration=[1400] * 6 + [5000], loop=0)  # fmt: skip
+    return Image(file.getvalue(), format="gif")

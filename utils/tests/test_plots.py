@@ -184,3 +184,24 @@ def test_spotlight_lights_what_is_looked_at(clips):
         images[2][8:16, 24:32], clips[0][2, 8:16, 24:32]
     )  # the most looked at, as it is
     assert images[2][0:8, 0:8].min() > 150  # elsewhere pale
+
+
+def test_the_cut_is_the_middle_of_the_frame():
+    frame = np.arange(64 * 96 * 3, dtype=np.uint32).reshape(64, 96, 3).astype(np.uint8)
+    plots.cut(frame, (32, 48), 16)
+    whole, part = plt.gcf().axes
+    assert np.array_equal(part.images[0].get_array(), frame[16:48, 24:72])
+    assert {"a frame, 96 × 64 pixels", "48 × 32 pixels in 2 × 3 patches"} <= set(drawn())
+    assert len(part.lines) == 3  # two upright, one level
+
+
+def test_the_story_of_a_token_has_seven_scenes(clips):
+    import io
+
+    from PIL import Image
+
+    from utils.model import VideoEmbedding
+
+    picture = Image.open(io.BytesIO(plots.token_story(clips[0], VideoEmbedding((32, 32), 8, 8, 48), (3, 2, 1)).data))  # fmt: skip
+    assert picture.n_frames == 7 and picture.size == (1000, 430)
+    assert not plt.get_fignums()  # nothing is left for the notebook to show a second time
