@@ -493,3 +493,48 @@ def token_story(clip, embedding, asked):
     file = io.BytesIO()
     scenes[0].save(file, "GIF", save_all=True, append_images=scenes[1:], duration=[1400] * 6 + [5000], loop=0)  # fmt: skip
     return Image(file.getvalue(), format="gif")
+
+
+def slices(clip, asked, other, patch, pixel_row=None):
+    """A clip seen from above: one row of pixels, columns across, time down; and what a token there meets.
+
+    Five panels: the slice; what the blue cell meets in the time step, in the space step, in both; the
+    slice of `other`. `clip` and `other` are (t, height, width, 3) uint8; `asked` is (frame, column of
+    patches); `patch` is the patch side; `pixel_row` is the row that is cut (default: the middle).
+    """
+    frame, column = asked
+    figure, axes = plt.subplots(1, 5, figsize=(11, 2.9))
+    t, (height, width) = len(clip), clip.shape[1:3]
+    w = width // patch
+    across, down = np.arange(w)[None], np.arange(t)[:, None]
+    lit = {
+        "one pixel row,\ntime downwards": None,
+        "T: its own past\nand future": (across == column) & (down >= 0),
+        "S: its own frame": (down == frame) & (across >= 0),
+        "T, then S:\neverything": np.ones((t, w), bool),
+        "the mouth": None,
+    }
+    for ax, (title, cells) in zip(axes, lit.items()):
+        source = other if title == "the mouth" else clip
+        row = source.shape[1] // 2 if pixel_row is None or source is other else pixel_row
+        picture = source[:, row].astype(float)  # (t, width, 3)
+        columns = source.shape[2] // patch
+        if cells is not None:
+            shade = cells.repeat(patch, 1)[..., None]
+            picture = np.where(shade, picture, 255 - 0.35 * (255 - picture.mean(-1, keepdims=True)))
+        ax.imshow(picture / 255, extent=(0, columns, len(source), 0), aspect="auto", interpolation="nearest")  # fmt: skip
+        if cells is not None:
+            colour = {"T": TIME, "S": SPACE}.get(title.split(":")[0], "#333333")
+            for down_at, across_at in np.argwhere(cells):
+                ax.add_patch(plt.Rectangle((across_at, down_at), 1, 1, fill=False, edgecolor=colour, linewidth=0.8))  # fmt: skip
+            ax.add_patch(
+                plt.Rectangle((column, frame), 1, 1, fill=False, edgecolor=ASK, linewidth=3)
+            )
+        ax.set(
+            xticks=range(columns + 1), yticks=range(len(source) + 1), xticklabels=[], yticklabels=[]
+        )
+        ax.tick_params(length=0)
+        if cells is None:
+            ax.grid(color="#888888", linewidth=0.5)
+        ax.set_title(title, fontsize=10)
+    axes[0].set(xlabel="columns of patches", ylabel="frames")

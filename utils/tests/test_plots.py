@@ -205,3 +205,18 @@ def test_the_story_of_a_token_has_seven_scenes(clips):
     picture = Image.open(io.BytesIO(plots.token_story(clips[0], VideoEmbedding((32, 32), 8, 8, 48), (3, 2, 1)).data))  # fmt: skip
     assert picture.n_frames == 7 and picture.size == (1000, 430)
     assert not plt.get_fignums()  # nothing is left for the notebook to show a second time
+
+
+def test_slices_show_a_row_of_pixels_over_time(clips):
+    plots.slices(clips[0], (3, 2), clips[1], 8, pixel_row=10)
+    whole, past, own, both, other = plt.gcf().axes
+    row = clips[0][:, 10] / 255
+    assert np.array_equal(whole.images[0].get_array(), row)
+    assert np.array_equal(other.images[0].get_array(), clips[1][:, 16] / 255)
+    assert np.array_equal(both.images[0].get_array(), row)
+    lit = past.images[0].get_array()
+    assert (
+        np.array_equal(lit[:, 16:24], row[:, 16:24]) and lit[:, :16].min() > 0.6
+    )  # the rest is pale
+    lit = own.images[0].get_array()
+    assert np.array_equal(lit[3], row[3]) and lit[[0, 1, 2, 4]].min() > 0.6
