@@ -504,8 +504,7 @@ def slices(clip, asked, other, patch, pixel_row=None):
     """
     frame, column = asked
     figure, axes = plt.subplots(1, 5, figsize=(11, 2.9))
-    t, (height, width) = len(clip), clip.shape[1:3]
-    w = width // patch
+    t, w = len(clip), clip.shape[2] // patch
     across, down = np.arange(w)[None], np.arange(t)[:, None]
     lit = {
         "one pixel row,\ntime downwards": None,
