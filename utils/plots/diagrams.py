@@ -66,7 +66,7 @@ def tint(colour, share=0.16):
     return tuple(1 - share * (1 - part) for part in to_rgb(colour))
 
 
-def _canvas(width, height):
+def canvas(width, height):
     """Axes of which one unit is an inch, y upwards; nothing drawn yet."""
     figure, axes = plt.subplots(figsize=(width, height))
     axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
@@ -85,7 +85,7 @@ def _box(axes, x, y, text, colour, width=1.1, height=0.5, size=10, letter=None):
         axes.text(x - width / 2 + 0.05, y + height / 2 - 0.04, letter, ha="left", va="top", fontsize=7.5, weight="bold", color=colour, zorder=4)  # fmt: skip
 
 
-def _arrow(axes, *points, colour="#333333", width=1.4, head=True, style="-"):
+def arrow(axes, *points, colour="#333333", width=1.4, head=True, style="-"):
     """A line through points; the last stretch ends in an arrow head."""
     for number, (start, end) in enumerate(zip(points, points[1:])):
         last = head and number == len(points) - 2
@@ -110,16 +110,16 @@ def _shape(axes, x, y, text, **how):
 
 def _norm():
     """D3: where the norm stands, on the main road or on the side road."""
-    axes = _canvas(9.0, 3.5)
+    axes = canvas(9.0, 3.5)
     for left, title, pre in ((0.3, "post-norm: the norm stands on the main road", False), (4.9, "pre-norm: the main road is clear", True)):  # fmt: skip
         y, low = 2.25, 1.35
         axes.text(left, 3.25, title, fontsize=11, weight="bold")
         end = left + 3.75
         plus = left + (2.95 if pre else 2.2)
-        _arrow(axes, (left + 0.25, y), (end, y), colour=SKIP, width=2.4)
+        arrow(axes, (left + 0.25, y), (end, y), colour=SKIP, width=2.4)
         axes.text(left + 0.1, y, "x", ha="center", va="center", fontsize=12, style="italic")
         if pre:
-            _arrow(
+            arrow(
                 axes,
                 (left + 0.55, y),
                 (left + 0.55, low),
@@ -130,11 +130,11 @@ def _norm():
             _box(axes, left + 1.15, low, "norm", NORM, 0.7)
             _box(axes, left + 2.15, low, "layer", MLP, 0.9)
         else:
-            _arrow(axes, (left + 0.55, y), (left + 0.55, low), (plus, low), (plus, y - 0.13))
+            arrow(axes, (left + 0.55, y), (left + 0.55, low), (plus, low), (plus, y - 0.13))
             _box(axes, left + 1.35, low, "layer", MLP, 0.9)
             _box(axes, left + 2.95, y, "norm", NORM, 0.7)
         _plus(axes, plus, y)
-        _arrow(
+        arrow(
             axes,
             (end, 0.55),
             (left + 0.25, 0.55),
@@ -148,54 +148,54 @@ def _norm():
 
 def _mlp():
     """D4: the gated MLP, on each token alone."""
-    axes = _canvas(9.0, 3.4)
+    axes = canvas(9.0, 3.4)
     for y, text in ((2.3, "token"), (0.55, "next token")):
         alone = y > 1
         _box(axes, 0.75, y, f"{text}\n(d)", "#333333", 1.1, 0.55)
         if not alone:
-            _arrow(axes, (1.3, y), (7.55, y), colour="#999999", style=(0, (3, 3)))
+            arrow(axes, (1.3, y), (7.55, y), colour="#999999", style=(0, (3, 3)))
             axes.text(
                 4.5, y + 0.16, "the same, by itself", ha="center", fontsize=9, color="#777777"
             )
             _box(axes, 8.1, y, "(d)", "#333333", 1.0, 0.55)
     axes.plot([0.2, 8.8], [1.22, 1.22], color="#333333", linewidth=3)
     axes.text(4.5, 1.04, "a wall: no token sees another", ha="center", va="center", fontsize=9.5)
-    _arrow(axes, (1.3, 2.3), (1.75, 2.3))
+    arrow(axes, (1.3, 2.3), (1.75, 2.3))
     _box(axes, 2.3, 2.3, "Linear", MLP, 0.95)
-    _arrow(axes, (2.78, 2.3), (3.15, 2.3), (3.15, 2.8), (3.55, 2.8))
-    _arrow(axes, (3.15, 2.3), (3.15, 1.75), (3.55, 1.75))
+    arrow(axes, (2.78, 2.3), (3.15, 2.3), (3.15, 2.8), (3.55, 2.8))
+    arrow(axes, (3.15, 2.3), (3.15, 1.75), (3.55, 1.75))
     _shape(axes, 2.3, 1.88, "(2·m·d)")
     _box(axes, 4.15, 2.8, "value", MLP, 1.1)
     _box(axes, 4.15, 1.75, "gate", MLP, 1.1)
-    _arrow(axes, (4.7, 1.75), (5.05, 1.75))
+    arrow(axes, (4.7, 1.75), (5.05, 1.75))
     _box(axes, 5.45, 1.75, "GELU", MLP, 0.75)
-    _arrow(axes, (4.7, 2.8), (6.15, 2.8), (6.15, 2.44))
-    _arrow(axes, (5.83, 1.75), (6.15, 1.75), (6.15, 2.16))
+    arrow(axes, (4.7, 2.8), (6.15, 2.8), (6.15, 2.44))
+    arrow(axes, (5.83, 1.75), (6.15, 1.75), (6.15, 2.16))
     axes.add_patch(
         plt.Circle((6.15, 2.3), 0.14, facecolor="white", edgecolor=MLP, linewidth=1.6, zorder=5)
     )
     axes.text(6.15, 2.29, "×", ha="center", va="center", fontsize=12, zorder=6)
-    _arrow(axes, (6.29, 2.3), (6.65, 2.3))
+    arrow(axes, (6.29, 2.3), (6.65, 2.3))
     _shape(axes, 6.52, 2.72, "(m·d)")
     _box(axes, 7.1, 2.3, "Linear", MLP, 0.9)
-    _arrow(axes, (7.55, 2.3), (7.8, 2.3))
+    arrow(axes, (7.55, 2.3), (7.8, 2.3))
     _box(axes, 8.3, 2.3, "(d)", "#333333", 0.95, 0.55)
 
 
 def _attention():
     """D2: scaled dot-product attention with its shapes."""
-    axes = _canvas(9.6, 3.6)
+    axes = canvas(9.6, 3.6)
     _box(axes, 0.65, 1.95, "tokens\nX", "#333333", 0.95, 0.7)
     _shape(axes, 0.65, 1.42, "(n, d)")
     for y, name, colour in ((3.1, "Q", ASK), (1.95, "K", NORM), (0.6, "V", NORM)):
-        _arrow(axes, (1.13, 1.95), (1.4, 1.95), (1.4, y), (1.65, y))
+        arrow(axes, (1.13, 1.95), (1.4, 1.95), (1.4, y), (1.65, y))
         _box(axes, 2.0, y, name, colour, 0.65, 0.55, 12)
     _shape(axes, 2.0, 3.48, "(heads, n, d/heads)")
     axes.text(2.42, 3.16, "what I look for", fontsize=8, color=ASK, va="bottom")
     axes.text(2.42, 2.02, "what I am", fontsize=8, color="#555555", va="bottom")
     axes.text(2.42, 0.67, "what I tell", fontsize=8, color="#555555", va="bottom")
-    _arrow(axes, (2.33, 3.1), (3.75, 3.1), (3.75, 2.75))
-    _arrow(axes, (2.33, 1.95), (3.3, 1.95))
+    arrow(axes, (2.33, 3.1), (3.75, 3.1), (3.75, 2.75))
+    arrow(axes, (2.33, 1.95), (3.3, 1.95))
     rng = np.random.default_rng(3)
     scores = rng.uniform(0.1, 0.7, (5, 5))
     for x, values, text in ((3.75, scores, "QKᵀ / √d"), (5.85, np.exp(4 * scores) / np.exp(4 * scores).sum(1, keepdims=True), "softmax")):  # fmt: skip
@@ -210,7 +210,7 @@ def _attention():
         )
         axes.text(x, 1.52, text, ha="center", va="center", fontsize=10)
         _shape(axes, x, 1.25, "(heads, n, n)")
-    _arrow(axes, (4.25, 2.1), (5.35, 2.1))
+    arrow(axes, (4.25, 2.1), (5.35, 2.1))
     axes.text(4.8, 2.24, "row by row", ha="center", fontsize=8, color="#555555")
     axes.text(
         5.85,
@@ -221,28 +221,28 @@ def _attention():
         fontsize=8.5,
         color=ASK,
     )
-    _arrow(axes, (6.3, 2.1), (7.0, 2.1))
-    _arrow(axes, (2.33, 0.6), (7.15, 0.6), (7.15, 1.95))
+    arrow(axes, (6.3, 2.1), (7.0, 2.1))
+    arrow(axes, (2.33, 0.6), (7.15, 0.6), (7.15, 1.95))
     axes.add_patch(
         plt.Circle(
             (7.15, 2.1), 0.15, facecolor="white", edgecolor="#333333", linewidth=1.4, zorder=5
         )
     )
     axes.text(7.15, 2.09, "×", ha="center", va="center", fontsize=12, zorder=6)
-    _arrow(axes, (7.3, 2.1), (7.6, 2.1))
+    arrow(axes, (7.3, 2.1), (7.6, 2.1))
     _box(axes, 8.2, 2.1, "heads side\nby side, W", "#333333", 1.15, 0.65, 9)
-    _arrow(axes, (8.78, 2.1), (9.15, 2.1))
+    arrow(axes, (8.78, 2.1), (9.15, 2.1))
     _shape(axes, 9.25, 1.6, "(n, d)")
     axes.text(9.35, 2.1, "Y", ha="center", va="center", fontsize=12, style="italic")
 
 
 def _block():
     """D5: the divided block, with the tensors on their way and the class token's line."""
-    axes = _canvas(11.0, 5.0)
+    axes = canvas(11.0, 5.0)
     road, gold, low = 3.75, 4.45, 1.2
     brown = "#9a6a00"  # gold, dark enough to read
-    _arrow(axes, (0.95, road), (10.9, road), colour=SKIP, width=2.6)
-    _arrow(axes, (0.95, gold), (10.9, gold), colour=CLS, width=2.6)
+    arrow(axes, (0.95, road), (10.9, road), colour=SKIP, width=2.6)
+    arrow(axes, (0.95, gold), (10.9, gold), colour=CLS, width=2.6)
     axes.text(0.85, road, "patches", ha="right", va="center", fontsize=9.5)
     axes.text(0.85, gold, "class\ntoken", ha="right", va="center", fontsize=9.5, color=brown)
     _shape(axes, 0.45, road - 0.25, "(b,t,h,w,d)", fontsize=7)
@@ -253,7 +253,7 @@ def _block():
         axes.text(left + 0.15, 0.45, name, fontsize=11, weight="bold", color=colour, va="center")
 
     # time: fold, norm, attend, a linear map that starts at zero, unfold
-    _arrow(axes, (1.6, road), (1.6, low), (4.2, low), (4.2, road - 0.13))
+    arrow(axes, (1.6, road), (1.6, low), (4.2, low), (4.2, road - 0.13))
     _box(axes, 1.65, 2.8, "fold", "#333333", 0.62, 0.36, 9)
     _shape(axes, 1.68, 2.3, "(b h w) t d", ha="left")
     _box(axes, 2.1, low, "norm", NORM, 0.58, 0.42, 9)
@@ -265,9 +265,9 @@ def _block():
     axes.text(2.9, gold + 0.14, "passes by", ha="center", va="bottom", fontsize=9, color=brown)
 
     # space: the class token gives each frame a copy, and takes the copies' mean
-    _arrow(axes, (5.3, road), (5.3, low), (8.0, low), (8.0, road - 0.13))
-    _arrow(axes, (5.85, gold), (5.85, low + 0.02), colour=CLS)
-    _arrow(axes, (7.45, low), (7.45, gold - 0.13), colour=CLS)
+    arrow(axes, (5.3, road), (5.3, low), (8.0, low), (8.0, road - 0.13))
+    arrow(axes, (5.85, gold), (5.85, low + 0.02), colour=CLS)
+    arrow(axes, (7.45, low), (7.45, gold - 0.13), colour=CLS)
     _box(axes, 5.3, 2.8, "fold", "#333333", 0.62, 0.36, 9)
     axes.text(5.92, 2.8, "a copy for\neach frame", fontsize=8, color=brown, va="center")
     axes.text(7.38, 2.8, "mean of\nthe copies", fontsize=8, color=brown, va="center", ha="right")
@@ -279,8 +279,8 @@ def _block():
     _plus(axes, 7.45, gold)
 
     # the MLP: patches and class token, each token alone
-    _arrow(axes, (8.95, road), (8.95, low), (10.35, low), (10.35, road - 0.13))
-    _arrow(axes, (8.8, gold), (8.8, 2.1), (10.1, 2.1), (10.1, gold - 0.13), colour=CLS)
+    arrow(axes, (8.95, road), (8.95, low), (10.35, low), (10.35, road - 0.13))
+    arrow(axes, (8.8, gold), (8.8, 2.1), (10.1, 2.1), (10.1, gold - 0.13), colour=CLS)
     for y in (low, 2.1):
         _box(axes, 9.32, y, "norm", NORM, 0.5, 0.42, 9)
         _box(axes, 9.85 if y > 2 else 9.95, y, "MLP", MLP, 0.46 if y > 2 else 0.56, 0.42, 9)
@@ -314,7 +314,7 @@ def _schemes():
     t, h, w, asked = 4, 4, 4, (1, 1, 2)
     place = np.ravel_multi_index(asked, (t, h, w))
     colours = {"(b h w) t": TIME, "(b t) (h w)": SPACE, "(b t h) w": SPACE, "(b t w) h": SPACE}
-    axes = _canvas(11.9, 1.28 * len(SCHEMES) + 0.5)
+    axes = canvas(11.9, 1.28 * len(SCHEMES) + 0.5)
     top = 1.28 * len(SCHEMES) + 0.1
     columns = (1.35, 3.95, 6.55, 9.2)
     for x, text in zip(
@@ -345,7 +345,7 @@ def _rollout():
     """D7: rollout multiplies the steps, the last one leftmost; the class token's row is read off."""
     rng = np.random.default_rng(1)
     n, cell = 7, 0.13
-    axes = _canvas(10.2, 2.5)
+    axes = canvas(10.2, 2.5)
     names = ("all together", "space, block 2", "time, block 2", "space, block 1", "time, block 1")
     for number, name in enumerate(names):
         x = 0.35 + 2.0 * number
@@ -388,7 +388,7 @@ def _rollout():
                 va="center",
                 fontsize=15,
             )
-    _arrow(axes, (9.3, 0.35), (2.5, 0.35), colour="#777777")
+    arrow(axes, (9.3, 0.35), (2.5, 0.35), colour="#777777")
     axes.text(5.9, 0.17, "the first step stands rightmost: it meets the patches first", ha="center", va="center", fontsize=9, color="#555555")  # fmt: skip
 
 
@@ -440,7 +440,7 @@ def token_story(clip, embedding, asked):
     frame, row, column = asked
     scenes = []
     for scene in range(7):
-        axes = _canvas(10, 4.3)
+        axes = canvas(10, 4.3)
         cell, gap = 3.2 / h * 0.72, 0 if scene < 2 else 0.07
         for r, c in np.ndindex(h, w):
             x, y = 0.3 + c * (cell + gap), 3.75 - (r + 1) * (cell + gap)
@@ -450,7 +450,7 @@ def token_story(clip, embedding, asked):
             if scene == 1 or followed:
                 axes.add_patch(plt.Rectangle((x, y), cell, cell, fill=False, edgecolor=ASK if followed else "white", linewidth=3 if followed else 1.2, zorder=3))  # fmt: skip
             if followed:
-                _arrow(axes, (x + cell, y + cell / 2), (5.0, 3.55), colour=ASK)
+                arrow(axes, (x + cell, y + cell / 2), (5.0, 3.55), colour=ASK)
         axes.set(xlim=(0, 10), ylim=(0, 4.3))  # imshow has narrowed them
         title = (
             f"one of {t} frames, {width} × {height} pixels"
@@ -463,7 +463,7 @@ def token_story(clip, embedding, asked):
         if scene >= 3:
             _numbers(axes, x, 3.43, raw[asked][:64], "#555555", 3.6, 0.24)
             axes.text(x + 3.7, 3.55, f"{raw.shape[-1]} numbers", fontsize=9, va="center")
-            _arrow(axes, (x + 1.15, 3.4), (x + 1.15, 3.07))
+            arrow(axes, (x + 1.15, 3.4), (x + 1.15, 3.07))
             axes.text(x + 1.25, 3.23, "× E, the same matrix for every patch", fontsize=9, va="center")  # fmt: skip
         sums = (
             (3, 2.92, "", tokens[asked], ASK, f"{d} numbers"),

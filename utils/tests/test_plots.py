@@ -6,11 +6,13 @@ import torch
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.patches import FancyBboxPatch  # noqa: E402
 
 from utils import plots  # noqa: E402
 from utils.lips import CLASSES as CLASSES_51  # noqa: E402
 from utils.lips import clip_path, words  # noqa: E402
 from utils.motion import CLASSES, make_clips  # noqa: E402
+from utils.plots.journey import PARTS  # noqa: E402
 from utils.video import read_frames  # noqa: E402
 
 
@@ -220,3 +222,17 @@ def test_slices_show_a_row_of_pixels_over_time(clips):
     )  # the rest is pale
     lit = own.images[0].get_array()
     assert np.array_equal(lit[3], row[3]) and lit[[0, 1, 2, 4]].min() > 0.6
+
+
+def test_the_map_grows():
+    plots.journey(today=["attention"], built=["patches", "tokens"])
+    frames = [patch for patch in plt.gcf().findobj(FancyBboxPatch)]
+    assert sum(frame.get_linewidth() > 3 for frame in frames) == 2  # T and S
+    dotted = sum(frame.get_linestyle() not in ("-", "solid") for frame in frames)
+    assert dotted == len(frames) - 4
+    bold = [t.get_text() for t in plt.gcf().findobj(plt.Text) if t.get_weight() == "bold" and t.get_color() == "black"]  # fmt: skip
+    assert bold == []
+    plots.journey(today=["answer"], built=PARTS)
+    assert not [frame for frame in plt.gcf().findobj(FancyBboxPatch) if frame.get_linestyle() not in ("-", "solid")]  # fmt: skip
+    with pytest.raises(ValueError, match=r"\['tokenz'\].*tokens"):
+        plots.journey(today=["tokenz"])
