@@ -209,12 +209,12 @@ def respeed(windows, num_frames, speed, late):
     return windows[clip, before] * (1 - share) + windows[clip, before + 1] * share
 
 
-def vary(windows, rng, margin=MARGIN):
+def vary(windows, rng, margin=MARGIN, pace=1.0):
     """Other ways in which the same word might have been filmed, and said.
 
     Each window is moved within its margin, half of them are mirrored (a mirrored mouth says the same
-    word), the mouth is up to 15 % quicker or slower and up to a frame early or late, light and contrast
-    change a little. Shapes: (b, t + 2 * frames, height + 2 * pixels, width + 2 * pixels) uint8 ->
+    word), the mouth is up to 15 % quicker or slower and up to a frame early or late (`pace` times that),
+    light and contrast change a little. Shapes: (b, t + 2 * frames, height + 2 * pixels, width + 2 * pixels) uint8 ->
     (b, t, height, width) uint8.
     """
     b, (frames, pixels) = len(windows), margin
@@ -223,7 +223,7 @@ def vary(windows, rng, margin=MARGIN):
     windows = moved(windows, none, rows, columns, (0, pixels))
     mirrored = rng.random(b) < 0.5
     windows[mirrored] = windows[mirrored, ..., ::-1]
-    speed, late = np.exp(rng.uniform(-0.15, 0.15, b)), rng.uniform(-1, 1, b)
+    speed, late = np.exp(pace * rng.uniform(-0.15, 0.15, b)), pace * rng.uniform(-1, 1, b)
     windows = respeed(windows, windows.shape[1] - 2 * frames, speed, late)
     contrast, light = rng.uniform([[0.8], [-6]], [[1.2], [6]], (2, b)).astype(np.float32)
     contrast, light = contrast[:, None, None, None], light[:, None, None, None]
@@ -231,26 +231,27 @@ def vary(windows, rng, margin=MARGIN):
     return windows.round().clip(0, 255).astype(np.uint8)
 
 
-def mix(clips, labels, rng):
+def mix(clips, labels, rng, often=0.5):
     """Lay every clip over another one of the batch, as thinly as drawn, and its label with it.
 
-    Half of the batches stay as they are. Shapes: (b, ...) uint8, (b,) -> the same, and shares of the
-    classes (b, 51) float32. Source: Zhang et al. 2018, "mixup", arXiv 1710.09412.
+    `often` is the share of the batches that are mixed; the others stay as they are. Shapes: (b, ...)
+    uint8, (b,) -> the same, and shares of the classes (b, 51) float32. Source: Zhang et al. 2018,
+    "mixup", arXiv 1710.09412.
     """
     shares = np.eye(len(CLASSES), dtype=np.float32)[labels]
-    if rng.random() < 0.5:
+    if rng.random() < 1 - often:
         return clips, shares
     share, other = np.float32(rng.beta(0.4, 0.4)), rng.permutation(len(clips))
     clips = share * clips + (1 - share) * clips[other]
     return clips.round().astype(np.uint8), share * shares + (1 - share) * shares[other]
 
 
-def augment(windows, labels, rng):
-    """`vary`, `mix` and `channels`, for `fit`.
+def augment(windows, labels, rng, often=0.5, pace=1.0):
+    """`vary` (at that `pace`), `mix` (so `often`) and `channels`, for `fit`.
 
     Shapes: windows with their MARGIN and (b,) -> (b, t, height, width, 3) uint8 and (b, 51) float32.
     """
-    windows, shares = mix(vary(windows, rng), labels, rng)
+    windows, shares = mix(vary(windows, rng, pace=pace), labels, rng, often)
     return channels(windows), shares
 
 

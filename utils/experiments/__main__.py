@@ -11,7 +11,7 @@
                    data/recipe_variants.json
     lips-seeds     train the model that reads lips with five seeds, on the sentences for training and
                    validation, and test it; writes data/experiments/lips-seeds.json
-    lips-weights   the same recipe for longer, one seed; writes data/lips.safetensors
+    lips-weights   train the three models that the course keeps, data/lips_0.safetensors and so on
     hands          train on synthetic arms, test on real hands (in ../shared/videos/gestures, not a
                    part of the course), five seeds; writes data/experiments/hands.json
     samples        write the sample clips to data/samples
@@ -166,7 +166,7 @@ def main():
             raise SystemExit("\n".join(problems) if problems else 0)
         for name in names:
             if name in OTHERS:
-                OTHERS[name](*([arguments.jobs] if name in ("lips-seeds", "hands") else []))
+                OTHERS[name](*([arguments.jobs] if name in ("lips-seeds", "lips-weights", "hands") else []))
             else:
                 runs.fill(name, arguments.jobs)
                 print(tables.as_text(name), flush=True)

@@ -1,4 +1,4 @@
-"""The model that reads lips: five seeds of the recipe, and the weights that the course keeps."""
+"""The models that read lips: five seeds of the recipe, and the three that the course keeps."""
 
 import json
 from time import process_time
@@ -8,21 +8,27 @@ from utils.experiments.runs import in_parallel, one_thread
 from utils.experiments.spoken import fingerprint
 from utils.experiments.tables import machine
 from utils.paths import DATA, write_text
-from utils.recipe import LIPS_MODEL, LIPS_RECIPE, LIPS_WEIGHTS, train_lips
-from utils.training import predict_views, save_model
+from utils.recipe import LIPS_KEPT, LIPS_MODEL, LIPS_RECIPE, LIPS_WEIGHTS, train_lips
+from utils.training import load_model, predict_views, save_model
 
 SEEDS = range(5)
-RESULTS, WEIGHTS = DATA / "experiments" / "lips-seeds.json", DATA / "lips.safetensors"
+RESULTS = DATA / "experiments" / "lips-seeds.json"
+WEIGHTS = [DATA / f"lips_{number}.safetensors" for number in range(3)]
 
 
-def measure(model, split="test"):
-    """Accuracies on the sentences of a split, each window looked at in eighteen ways; rounded."""
+def measure(models, split="test"):
+    """Accuracies of a model, or of several whose answers are averaged, on the sentences of a split.
+
+    Each window is looked at in eighteen ways. Shares, rounded.
+    """
+    models = models if isinstance(models, list) else [models]
     windows, labels = lips.windows(lips.words(split), margin=lips.MARGIN, progress=False)
-    told = lips.accuracies(predict_views(model, lips.views(windows)), labels)
+    views = lips.views(windows)
+    told = lips.accuracies(sum(predict_views(model, views) for model in models), labels)
     return {name: round(share, 4) for name, share in told.items()}
 
 
-def train(name, seed, recipe):
+def train(name, seed, recipe, sizes=None):
     """Train on the sentences for training and validation, test on those for test: (row, machine, model).
 
     On one thread. A run that was killed goes on where it stopped; its seconds are then not known.
@@ -32,7 +38,7 @@ def train(name, seed, recipe):
         resumed = checkpoint.exists()
         words = [word for split in ("train", "validation") for word in lips.words(split)]
         started = process_time()
-        model, history, _ = train_lips(seed, words, recipe, checkpoint, progress=False)
+        model, history, _ = train_lips(seed, words, recipe, checkpoint, progress=False, sizes=sizes)
         seconds = None if resumed else round(process_time() - started)
         row = dict(seed=seed, epochs=recipe["epochs"], seconds=seconds, test=measure(model),
                    train_accuracy=[round(epoch["accuracy"], 4) for epoch in history])  # fmt: skip
@@ -66,11 +72,30 @@ def seeds(jobs=1):
         print(f"seed {row['seed']}: {row['test']['all']:.1%} of the test words, {row['seconds']} s", flush=True)  # fmt: skip
 
 
-def weights():
-    """The weights that the course keeps, in half precision: data/lips.safetensors."""
-    row, on, model = train("weights", 0, LIPS_WEIGHTS)
-    model.half()
-    test = measure(model.float())  # what is kept is what is measured
-    notes = row | dict(test=test, machine=on, recipe=LIPS_WEIGHTS, data=fingerprint(), classes=lips.CLASSES)  # fmt: skip
-    save_model(model.half(), WEIGHTS, **notes)
-    print(f"{test['all']:.1%} of the test words, {row['seconds']} s")
+def _keep(seed):
+    """Train one of the models that are kept, unless it lies in the cache; its file there."""
+    path = paths.cache_folder() / "experiments" / f"lips-kept-{seed}.safetensors"
+    setting = json.loads(json.dumps(dict(sizes=LIPS_KEPT, recipe=LIPS_WEIGHTS, data=fingerprint())))
+    if path.exists():
+        notes = load_model(path)[1]
+        if {name: notes[name] for name in setting} == setting:
+            return path
+    row, on, model = train("weights", seed, LIPS_WEIGHTS, LIPS_KEPT)
+    save_model(model, path, **row, **setting, machine=on, classes=lips.CLASSES)
+    return path
+
+
+def weights(jobs=1):
+    """The three models that the course keeps, in eight bits, and what they read alone and together."""
+    seeds = range(len(WEIGHTS))
+    files = sorted(in_parallel(_keep, [(seed,) for seed in seeds], [f"model {seed}" for seed in seeds], jobs))  # fmt: skip
+    for path, file in zip(WEIGHTS, files):
+        model, notes = load_model(file)
+        save_model(model, path, eight_bits=True, **notes)
+    kept = [load_model(path) for path in WEIGHTS]  # what is kept is what is measured
+    together = measure([model for model, _ in kept])
+    for (model, notes), path in zip(kept, WEIGHTS):
+        notes |= dict(test=measure(model), together=together)
+        save_model(model, path, eight_bits=True, **notes)
+        print(f"{path.name}: {notes['test']['all']:.1%} of the test words, {notes['seconds']} s")
+    print(f"together: {together['all']:.1%}")

@@ -10,36 +10,41 @@ from utils import lips, paths
 from utils.experiments import lip_reader
 from utils.experiments.lip_reader import RESULTS, WEIGHTS, measure
 from utils.experiments.spoken import DATA, fingerprint, spoken
-from utils.model import count_parameters
-from utils.recipe import LIPS_MODEL, LIPS_RECIPE, LIPS_WEIGHTS, train_lips
+from utils.model import TimeSformer, count_parameters
+from utils.recipe import LIPS_KEPT, LIPS_MODEL, LIPS_RECIPE, LIPS_WEIGHTS, train_lips
 from utils.training import load_model, predict
 
 
 @pytest.fixture(scope="module")
-def reader():
-    return load_model(WEIGHTS)
+def readers():
+    return [load_model(path) for path in WEIGHTS]
 
 
-def test_the_kept_weights_read_as_well_as_they_say(reader):
+def test_the_kept_weights_read_as_well_as_they_say(readers):
     """Measured again from the files, clips and weights; another machine may round otherwise."""
-    model, notes = reader
-    assert WEIGHTS.stat().st_size < 1_500_000
-    assert tuple(notes["classes"]) == lips.CLASSES
-    assert notes["data"] == fingerprint() and notes["recipe"] == LIPS_WEIGHTS
-    told = measure(model)
-    assert told.keys() == notes["test"].keys()
-    for name, share in notes["test"].items():
+    assert sum(path.stat().st_size for path in WEIGHTS) < 1_500_000
+    for seed, (model, notes) in enumerate(readers):
+        assert tuple(notes["classes"]) == lips.CLASSES and notes["seed"] == seed
+        assert notes["data"] == fingerprint() and notes["recipe"] == LIPS_WEIGHTS
+        assert model.config == TimeSformer(**LIPS_KEPT).config
+        agree(measure(model), notes["test"])
+        assert notes["together"] == readers[0][1]["together"]
+    agree(measure([model for model, _ in readers]), readers[0][1]["together"])
+
+
+def agree(told, noted):
+    assert told.keys() == noted.keys()
+    for name, share in noted.items():
         assert told[name] == pytest.approx(share, abs=0.005 if name in ("all", "in_slot") else 0.017), name  # fmt: skip
 
 
-def test_cheats_stay_where_they_were_measured(reader):
-    """Without movement or without order the kept model reads far worse: it does not live off a leak."""
+def test_cheats_stay_where_they_were_measured(readers):
+    """Without movement or without order the kept models read far worse: they live off no leak."""
     windows, labels = lips.windows(lips.words("test"), progress=False)
 
     def right(change):
-        return lips.accuracies(predict(reader[0], lips.channels(change(windows))), labels)[
-            "in_slot"
-        ]
+        seen = lips.channels(change(windows))
+        return lips.accuracies(sum(predict(model, seen) for model, _ in readers), labels)["in_slot"]
 
     as_filmed = right(lambda windows: windows)
     shares = [right(change) for change in (lips.shuffled, lips.one_frame, lips.mean_picture)]
@@ -69,7 +74,8 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(lips, "words", lambda split=None, slot=None: everything(split, slot)[:30])
     monkeypatch.setattr(paths, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(lip_reader, "RESULTS", tmp_path / "seeds.json")
-    monkeypatch.setattr(lip_reader, "WEIGHTS", tmp_path / "lips.safetensors")
+    monkeypatch.setattr(lip_reader, "LIPS_KEPT", sizes)
+    monkeypatch.setattr(lip_reader, "WEIGHTS", [tmp_path / "first", tmp_path / "second"])
     monkeypatch.setattr(lip_reader, "SEEDS", range(2))
     return tmp_path
 
@@ -90,13 +96,17 @@ def test_seeds_are_added_and_never_measured_twice(tiny, monkeypatch, capsys):
         lip_reader.seeds()
 
 
-def test_weights_are_kept_in_half_precision_and_measured_so(tiny):
+def test_weights_are_kept_in_eight_bits_and_measured_so(tiny, monkeypatch):
     lip_reader.weights()
-    model, notes = load_model(tiny / "lips.safetensors")
-    assert next(model.parameters()).dtype == torch.float32
-    assert (tiny / "lips.safetensors").stat().st_size < 3 * count_parameters(model) + 4000
-    assert notes["test"] == measure(model)
-    assert notes["recipe"]["epochs"] == 2 and notes["seconds"] is not None
+    kept = [load_model(tiny / name) for name in ("first", "second")]
+    for seed, (model, notes) in enumerate(kept):
+        assert next(model.parameters()).dtype == torch.float32 and notes["seed"] == seed
+        assert notes["test"] == measure(model)
+        assert notes["recipe"]["epochs"] == 2 and notes["seconds"] is not None
+        assert notes["together"] == measure([model for model, _ in kept])
+    assert (tiny / "second").stat().st_size < 2 * count_parameters(model) + 8000
+    monkeypatch.setattr(lip_reader, "train", None)  # what is in the cache is not trained again
+    lip_reader.weights()
 
 
 def test_training_goes_on_where_it_stopped(tiny):

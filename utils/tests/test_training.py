@@ -258,6 +258,27 @@ def test_saved_models_come_back(tmp_path, data):
     assert os.listdir(tmp_path / "deep") == ["model.safetensors"]
 
 
+def test_models_kept_in_eight_bits_come_back_nearly_the_same(tmp_path):
+    torch.manual_seed(3)
+    model = TimeSformer(5, (32, 48), 4, 16, 32, 2, 4).eval()
+    save_model(model, tmp_path / "eight", eight_bits=True, what="lips")
+    save_model(model, tmp_path / "whole")
+    back, notes = load_model(tmp_path / "eight")
+    assert notes == dict(what="lips") and back.config == model.config
+    assert (tmp_path / "eight").stat().st_size < 0.4 * (tmp_path / "whole").stat().st_size
+    for name, value in model.state_dict().items():
+        other = back.state_dict()[name]
+        assert other.dtype == torch.float32
+        if value.ndim == 2:
+            assert ((value - other).abs() <= 0.51 * value.abs().amax(1, keepdim=True) / 127).all()
+        else:
+            assert torch.equal(value, other)
+    save_model(back, tmp_path / "again", eight_bits=True)  # rounded once, it stays as it is
+    again, _ = load_model(tmp_path / "again")
+    video = torch.randn(2, *model.clip_shape)
+    torch.testing.assert_close(again(video), back(video), rtol=1e-4, atol=1e-5)
+
+
 def test_files_that_are_no_models(tmp_path, data):
     (tmp_path / "text").write_text("hello")
     fit(tiny(), data, epochs=1, checkpoint=tmp_path / "run", progress=False)
