@@ -17,119 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-# Lesson 02 ------------------------------------------------------------------------------------
-
-
-class PreNorm(nn.Module):
-    """Normalise each token, then call `fn`: `fn(LayerNorm(x))`.
-
-    Shapes: (..., dim) -> whatever `fn` returns. Source: the paper, equations 2-4 and 9.
-    """
-
-    def __init__(self, dim, fn):
-        super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.fn = fn
-
-    def forward(self, x, *args, **kwargs):
-        return self.fn(self.norm(x), *args, **kwargs)
-
-
-# Lesson 03 ------------------------------------------------------------------------------------
-
-
-class GEGLU(nn.Module):
-    """Halve the last dimension into value and gate; return value * gelu(gate).
-
-    Shapes: (..., 2 * dim) -> (..., dim). Source: Shazeer 2020, arXiv 2002.05202, section 2.
-    """
-
-    def forward(self, x):
-        value, gate = x.chunk(2, dim=-1)
-        return value * F.gelu(gate)
-
-
-# Lesson 04 ------------------------------------------------------------------------------------
-
-
-class FeedForward(nn.Module):
-    """The MLP of a transformer block. It works on each token alone.
-
-    Shapes: (..., dim) -> (..., dim). `activation` is "geglu" (the course's default) or "gelu"
-    (the plain MLP of the published weights). ValueError for any other. Source: the paper,
-    equation 9; for the gated form Shazeer 2020, equation 6.
-    """
-
-    def __init__(self, dim, mult=4, dropout=0.0, activation="geglu"):
-        super().__init__()
-        if activation not in ("geglu", "gelu"):
-            raise ValueError(f'activation is "geglu" or "gelu", not {activation!r}')
-        gated = activation == "geglu"
-        self.net = nn.Sequential(
-            nn.Linear(dim, dim * mult * (2 if gated else 1)),
-            GEGLU() if gated else nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(dim * mult, dim),
-        )
-
-    def forward(self, x):
-        return self.net(x)
-
-
-# Lesson 05 ------------------------------------------------------------------------------------
-
-
-def attention_weights(q, k):
-    """Softmax over the keys of q kᵀ / √d: each query's row sums to 1.
-
-    Shapes: (..., queries, d), (..., keys, d) -> (..., queries, keys).
-    """
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-    return scores.softmax(dim=-1)
-
-
-def attend(q, k, v):
-    """Scaled dot-product attention: softmax(q kᵀ / √d) v.
-
-    Shapes: (..., queries, d), (..., keys, d), (..., keys, d) -> (..., queries, d).
-    Source: Vaswani et al. 2017, equation 1; the paper, equations 5-7.
-    """
-    return attention_weights(q, k) @ v
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention among the tokens of each group. It knows no space and no time.
-
-    Shapes: (groups, n, dim) -> (groups, n, dim). ValueError when the heads do not divide dim.
-    Source: the paper, equations 2-8.
-    """
-
-    def __init__(self, dim, heads, dropout=0.0):
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} cannot be split into {heads} heads of equal size")
-        self.heads = heads
-        self.qkv = nn.Linear(dim, dim * 3)
-        self.out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def split(self, x):
-        """(groups, n, dim) -> queries, keys and values, (groups, heads, n, dim / heads) each."""
-        qkv = self.qkv(x)  # (groups, n, 3 * dim)
-        return rearrange(qkv, "g n (three heads d) -> three g heads n d", three=3, heads=self.heads)
-
-    def weights(self, x):
-        """Who looks at whom: (groups, n, dim) -> (groups, heads, queries, keys)."""
-        q, k, _ = self.split(x)
-        return attention_weights(q, k)
-
-    def forward(self, x):
-        q, k, v = self.split(x)
-        heads = rearrange(attend(q, k, v), "g heads n d -> g n (heads d)")
-        return self.dropout(self.out(heads))
-
-
-# Lesson 06 ------------------------------------------------------------------------------------
+# Lesson 01 ------------------------------------------------------------------------------------
 
 
 def as_pair(size):
@@ -198,7 +86,171 @@ class VideoEmbedding(nn.Module):
         return patches, repeat(self.cls, "d -> b d", b=len(video))
 
 
+# Lesson 02 ------------------------------------------------------------------------------------
+
+
+def attention_weights(q, k):
+    """Softmax over the keys of q kᵀ / √d: each query's row sums to 1.
+
+    Shapes: (..., queries, d), (..., keys, d) -> (..., queries, keys).
+    """
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    return scores.softmax(dim=-1)
+
+
+def attend(q, k, v):
+    """Scaled dot-product attention: softmax(q kᵀ / √d) v.
+
+    Shapes: (..., queries, d), (..., keys, d), (..., keys, d) -> (..., queries, d).
+    Source: Vaswani et al. 2017, equation 1; the paper, equations 5-7.
+    """
+    return attention_weights(q, k) @ v
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention among the tokens of each group. It knows no space and no time.
+
+    Shapes: (groups, n, dim) -> (groups, n, dim). ValueError when the heads do not divide dim.
+    Source: the paper, equations 2-8.
+    """
+
+    def __init__(self, dim, heads, dropout=0.0):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} cannot be split into {heads} heads of equal size")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, dim * 3)
+        self.out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def split(self, x):
+        """(groups, n, dim) -> queries, keys and values, (groups, heads, n, dim / heads) each."""
+        qkv = self.qkv(x)  # (groups, n, 3 * dim)
+        return rearrange(qkv, "g n (three heads d) -> three g heads n d", three=3, heads=self.heads)
+
+    def weights(self, x):
+        """Who looks at whom: (groups, n, dim) -> (groups, heads, queries, keys)."""
+        q, k, _ = self.split(x)
+        return attention_weights(q, k)
+
+    def forward(self, x):
+        q, k, v = self.split(x)
+        heads = rearrange(attend(q, k, v), "g heads n d -> g n (heads d)")
+        return self.dropout(self.out(heads))
+
+
+# Lesson 04 ------------------------------------------------------------------------------------
+
+
+class PreNorm(nn.Module):
+    """Normalise each token, then call `fn`: `fn(LayerNorm(x))`.
+
+    Shapes: (..., dim) -> whatever `fn` returns. Source: the paper, equations 2-4 and 9.
+    """
+
+    def __init__(self, dim, fn):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.fn = fn
+
+    def forward(self, x, *args, **kwargs):
+        return self.fn(self.norm(x), *args, **kwargs)
+
+
+# Lesson 05 ------------------------------------------------------------------------------------
+
+
+class GEGLU(nn.Module):
+    """Halve the last dimension into value and gate; return value * gelu(gate).
+
+    Shapes: (..., 2 * dim) -> (..., dim). Source: Shazeer 2020, arXiv 2002.05202, section 2.
+    """
+
+    def forward(self, x):
+        value, gate = x.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+# Lesson 06 ------------------------------------------------------------------------------------
+
+
+class FeedForward(nn.Module):
+    """The MLP of a transformer block. It works on each token alone.
+
+    Shapes: (..., dim) -> (..., dim). `activation` is "geglu" (the course's default) or "gelu"
+    (the plain MLP of the published weights). ValueError for any other. Source: the paper,
+    equation 9; for the gated form Shazeer 2020, equation 6.
+    """
+
+    def __init__(self, dim, mult=4, dropout=0.0, activation="geglu"):
+        super().__init__()
+        if activation not in ("geglu", "gelu"):
+            raise ValueError(f'activation is "geglu" or "gelu", not {activation!r}')
+        gated = activation == "geglu"
+        self.net = nn.Sequential(
+            nn.Linear(dim, dim * mult * (2 if gated else 1)),
+            GEGLU() if gated else nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(dim * mult, dim),
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+
 # Lesson 07 ------------------------------------------------------------------------------------
+
+
+class AttentionStep(nn.Module):
+    """Fold, attend, unfold, add: one `Step` with its weights and its skip connection.
+
+    Shapes: patches (b, t, h, w, dim) and class token (b, dim) -> the same. Each group gets a
+    copy of the class token; the copies' updates are averaged (as in the authors' released code).
+    """
+
+    def __init__(self, dim, heads, spec, dropout=0.0):
+        super().__init__()
+        self.spec = spec
+        self.attention = PreNorm(dim, Attention(dim, heads, dropout))
+        self.project = nn.Linear(dim, dim) if spec.extra else nn.Identity()
+        if spec.extra:
+            nn.init.zeros_(self.project.weight)
+            nn.init.zeros_(self.project.bias)
+
+    def forward(self, patches, cls):
+        b, t, h, w, _ = patches.shape
+        tokens = fold(patches, self.spec)  # (groups, n, dim)
+        if self.spec.with_class:
+            copies = repeat(cls, "b d -> (b g) 1 d", g=len(tokens) // b)
+            tokens = torch.cat([copies, tokens], dim=1)  # (groups, 1 + n, dim)
+
+        tokens = self.project(self.attention(tokens))
+
+        if self.spec.with_class:
+            copies, tokens = tokens[:, 0], tokens[:, 1:]
+            cls = cls + reduce(copies, "(b g) d -> b d", "mean", b=b)
+        return patches + unfold(tokens, self.spec, t, h, w), cls
+
+
+class Block(nn.Module):
+    """One transformer block: the attention steps of a scheme, then the feed-forward network.
+
+    Shapes: patches (b, t, h, w, dim) and class token (b, dim) -> the same.
+    Source: the paper, figure 1 and equations 6, 8, 9 and 11.
+    """
+
+    def __init__(self, dim, heads, steps, activation="geglu", mult=4, dropout=0.0):
+        super().__init__()
+        self.steps = nn.ModuleList(AttentionStep(dim, heads, step, dropout) for step in steps)
+        self.feed_forward = PreNorm(dim, FeedForward(dim, mult, dropout, activation))
+
+    def forward(self, patches, cls):
+        for step in self.steps:
+            patches, cls = step(patches, cls)
+        return patches + self.feed_forward(patches), cls + self.feed_forward(cls)
+
+
+# Lesson 08 ------------------------------------------------------------------------------------
 
 
 class Step(NamedTuple):
@@ -254,58 +306,6 @@ def unfold(tokens, step, t, h, w):
     """Put the tokens back in their places: (groups, n, d) -> (b, t, h, w, d)."""
     sizes = axis_sizes(step, t, h, w)
     return rearrange(tokens, f"{step.pattern} d -> {step.grid} d", **sizes)
-
-
-# Lesson 08 ------------------------------------------------------------------------------------
-
-
-class AttentionStep(nn.Module):
-    """Fold, attend, unfold, add: one `Step` with its weights and its skip connection.
-
-    Shapes: patches (b, t, h, w, dim) and class token (b, dim) -> the same. Each group gets a
-    copy of the class token; the copies' updates are averaged (as in the authors' released code).
-    """
-
-    def __init__(self, dim, heads, spec, dropout=0.0):
-        super().__init__()
-        self.spec = spec
-        self.attention = PreNorm(dim, Attention(dim, heads, dropout))
-        self.project = nn.Linear(dim, dim) if spec.extra else nn.Identity()
-        if spec.extra:
-            nn.init.zeros_(self.project.weight)
-            nn.init.zeros_(self.project.bias)
-
-    def forward(self, patches, cls):
-        b, t, h, w, _ = patches.shape
-        tokens = fold(patches, self.spec)  # (groups, n, dim)
-        if self.spec.with_class:
-            copies = repeat(cls, "b d -> (b g) 1 d", g=len(tokens) // b)
-            tokens = torch.cat([copies, tokens], dim=1)  # (groups, 1 + n, dim)
-
-        tokens = self.project(self.attention(tokens))
-
-        if self.spec.with_class:
-            copies, tokens = tokens[:, 0], tokens[:, 1:]
-            cls = cls + reduce(copies, "(b g) d -> b d", "mean", b=b)
-        return patches + unfold(tokens, self.spec, t, h, w), cls
-
-
-class Block(nn.Module):
-    """One transformer block: the attention steps of a scheme, then the feed-forward network.
-
-    Shapes: patches (b, t, h, w, dim) and class token (b, dim) -> the same.
-    Source: the paper, figure 1 and equations 6, 8, 9 and 11.
-    """
-
-    def __init__(self, dim, heads, steps, activation="geglu", mult=4, dropout=0.0):
-        super().__init__()
-        self.steps = nn.ModuleList(AttentionStep(dim, heads, step, dropout) for step in steps)
-        self.feed_forward = PreNorm(dim, FeedForward(dim, mult, dropout, activation))
-
-    def forward(self, patches, cls):
-        for step in self.steps:
-            patches, cls = step(patches, cls)
-        return patches + self.feed_forward(patches), cls + self.feed_forward(cls)
 
 
 # Lesson 09 ------------------------------------------------------------------------------------

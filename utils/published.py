@@ -1,6 +1,6 @@
 """Our weights under the published names: the model in `transformers` is the reference.
 
-Loading the authors' checkpoints into our model is the way back, and comes with lesson 14.
+Loading the authors' checkpoints into our model is the way back, and comes with lesson 13.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """nbgrader's settings for the exercises; used by `python -m utils.course release` and `… grade`.
 
-It also serves who runs nbgrader by hand in this folder: `nbgrader generate_assignment 05_attention`.
+It also serves who runs nbgrader by hand in this folder: `nbgrader generate_assignment 02_attention`.
 """
 
 from pathlib import Path

@@ -21,48 +21,48 @@ from utils.checks.components import (
     check_to_patches,
 )
 from utils.checks.diagnose import check_shape
-from utils.checks.lesson_01 import (
+from utils.checks.lesson_03 import (
     check_difference,
     check_difference_by_hand,
     check_layer,
     check_mixing,
     check_read_curves,
 )
-from utils.checks.lesson_02 import (
+from utils.checks.lesson_04 import (
     check_equal_numbers,
     check_layer_norm,
     check_rms_norm,
     check_stream,
     check_thousand,
 )
-from utils.checks.lesson_03 import (
+from utils.checks.lesson_05 import (
     check_gated_width,
     check_geglu_shape,
     check_swiglu,
     check_turn,
 )
-from utils.checks.lesson_04 import (
+from utils.checks.lesson_06 import (
     check_as_convolutions,
     check_as_one_layer,
     check_count,
     check_mlp_share,
     check_repaired_feedforward,
 )
-from utils.checks.lesson_05 import (
+from utils.checks.lesson_02 import (
     check_attention_cost,
     check_by_hand,
     check_causal,
     check_chunks,
     check_read_maps,
 )
-from utils.checks.lesson_06 import (
+from utils.checks.lesson_01 import (
     check_back,
     check_place,
     check_positions,
     check_tokens_and_pairs,
     check_tubelets,
 )
-from utils.checks.lesson_07 import (
+from utils.checks.lesson_08 import (
     check_groups_and_tokens,
     check_patterns,
     check_read_reach,
@@ -70,7 +70,7 @@ from utils.checks.lesson_07 import (
     check_time_attention,
     check_windows,
 )
-from utils.checks.lesson_08 import (
+from utils.checks.lesson_07 import (
     check_asleep,
     check_clips_are_apart,
     check_copies,

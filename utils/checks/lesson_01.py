@@ -1,123 +1,145 @@
-"""Checks of the exercises of lesson 01: difference, collapse and mixing."""
+"""Checks of the exercises of lesson 01: patches, positions and tubelets."""
 
 import torch
-from torch.nn import functional as F
+from einops import rearrange
 
-from utils.checks.diagnose import check_answers, diagnose, noise, sizes
-from utils.checks.puzzles import STACKS
-
-
-def check_difference_by_hand(by_hand):
-    """`by_hand()` is the difference of the tokens (1, 1), (1, 1), (4, 4)."""
-    wrong = {
-        "that is the square: take the root at the end": 1 / 3,
-        "divide by the size of the tokens, √36": 12**0.5,
-        "the sizes are √12 and √36": (12 / 24) ** 0.5,
-    }
-    diagnose(by_hand(), (1 / 3) ** 0.5, wrong, "the difference", "the mean token is (2, 2)", 0.003)
+from utils.checks.diagnose import check_shape, diagnose, noise, refuses, sizes, unpack, whole
 
 
-def check_difference(difference, seed=0):
-    """`difference(x)` is the size of x without its mean token, relative to the size of x."""
-    n, d = sizes(2, seed, of=(3, 5, 7, 4))
-    x = noise(n, d, seed=seed) + noise(d, seed=seed + 100)
-    rest = x - x.mean(0)
-    wrong = {
-        "you take the mean of each token's numbers; the mean goes over the tokens":
-            (x - x.mean(1, keepdim=True)).norm() / x.norm(),
-        "you take one mean of all numbers; the mean token has d numbers": (x - x.mean()).norm() / x.norm(),
-        "divide by the size of x": rest.norm(),
-        "that is the square of it": rest.norm() ** 2 / x.norm() ** 2,
-        "that is one over it: the residual belongs above the line": x.norm() / rest.norm(),
-    }  # fmt: skip
-    diagnose(difference(x), rest.norm() / x.norm(), wrong, "the difference")
-    diagnose(
-        difference(noise(1, d).expand(n, d)),
-        0.0,
-        {},
-        "the difference of equal tokens",
-        tolerance=1e-3,
+def check_tokens_and_pairs(tokens_and_pairs, seed=0):
+    """`tokens_and_pairs(frames, height, width, patch)`: patch tokens, and pairs of joint attention."""
+    frames, h, w, patch = sizes(4, seed, of=(3, 2, 5, 4))
+    patch += patch % 2
+    height, width = h * patch, w * patch
+    tokens, pairs = unpack(
+        tokens_and_pairs(frames, height, width, patch), "the tokens", "the pairs"
     )
-
-
-def check_layer(layer, seed=0):
-    """`layer(x, w_q, w_k, w_v, skip, norm)` is attention with a skip and a norm before it if wanted."""
-    n, d = sizes(2, seed, of=(4, 3, 5, 7))
-    x = noise(n, d, seed=seed) * 2 + 1
-    w = noise(3, d, d, seed=seed + 100) / d**0.5
-
-    def attention(y, axis=-1, values=None, scale=d**0.5):
-        shares = ((y @ w[0]) @ (y @ w[1]).T / scale).softmax(axis)
-        return shares @ ((y if values is None else values) @ w[2])
-
-    def norm(y):
-        return F.layer_norm(y, (d,))
-
-    normed = norm(x)
-    alone = {
-        "the softmax runs over the queries; each query's shares should sum to 1": attention(x, 0),
-        "divide the scores by √d": attention(x, scale=1),
-        "the skip is added although skip is False": attention(x) + x,
-    }
-    diagnose(
-        layer(x, *w, skip=False, norm=False), attention(x), alone, "the layer without skip and norm"
-    )
-    both = {
-        "the softmax runs over the queries; each query's shares should sum to 1": attention(normed, 0) + x,
-        "the skip connection adds x as it came in, not the normalised tokens": attention(normed) + normed,
-        "the softmax is over the queries, and the skip adds the normalised tokens":
-            attention(normed, 0) + normed,
-        "the norm comes before the attention, not after it": norm(attention(x)) + x,
-        "the norm comes before the attention, not after the sum (that is post-norm)": norm(attention(x) + x),
-        "queries, keys and values are all made from the normalised tokens": attention(normed, values=x) + x,
-    }  # fmt: skip
-    diagnose(
-        layer(x, *w, skip=True, norm=True),
-        attention(normed) + x,
-        both,
-        "the layer with skip and norm",
-    )
-    diagnose(layer(x, *w, skip=False, norm=True), attention(normed), {}, "the layer with norm only")
-    diagnose(layer(x, *w, skip=True, norm=False), attention(x) + x, {}, "the layer with skip only")
-
-
-def check_read_curves(read_curves):
-    """`read_curves()` says how each of the exercise's four stacks falls."""
-    answers = read_curves()
-    words = ("single", "double", "none", None)
-    if isinstance(answers, dict):
-        odd = [value for value in answers.values() if value not in words]
-        assert not odd, f'answer with "single", "double" or "none", not {odd[0]!r}'
-    hints = {
-        "A": "does the line go down straight, or does it bend down?",
-        "B": "where is the line after twelve layers?",
-        "C": "lay a ruler along it",
-        "D": "a norm makes each token the same size; does that make two equal tokens different? Draw it",
-    }
-    check_answers(answers, {name: kind["fall"] for name, kind in STACKS.items()}, hints)
-
-
-def check_mixing(factor, layers_until, seed=0):
-    """`factor(A)` is the second largest eigenvalue's size; `layers_until(A, share)` the layers it takes."""
-    (n,) = sizes(1, seed, of=(4, 3, 5, 6))
-    A = noise(n, n, seed=seed).softmax(-1)
-    # a permutation mixed in gives negative and complex eigenvalues
-    A = 0.3 * A + 0.7 * torch.eye(n, dtype=A.dtype).roll(1, 0)
-    ordered = torch.linalg.eigvals(A).abs().sort(descending=True).values
-    real = torch.linalg.eigvals(A).real.sort(descending=True).values
+    told = f"for {frames} frames of {height} x {width} and patches of {patch}"
     wrong = {
-        "the largest eigenvalue belongs to what all tokens share; take the second": ordered[0],
-        "that is the smallest; the slowest part decides, so take the second largest": ordered[-1],
-        "those are singular values; a repeated product goes by eigenvalues": torch.linalg.svdvals(A)[1],
-        "A is not symmetric, so eigvalsh does not fit": torch.linalg.eigvalsh(A).abs().sort().values[-2],
-        "an eigenvalue may be negative or complex: its size is what counts": real[1],
-    }  # fmt: skip
-    diagnose(factor(A), ordered[1], wrong, "factor(A)")
-    share = 0.01 / (1 + seed)
-    layers = next(count for count in range(10_000) if ordered[1] ** count <= share)
-    wrong = {
-        "after that many layers more than the share is left: round up": layers - 1,
-        "one layer less is enough": layers + 1,
+        "those are the tokens of one frame": h * w,
+        "height and width are different": frames * h * h,
+        "those are pixels, not patches": frames * height * width,
     }
-    diagnose(layers_until(A, share), layers, wrong, f"layers_until(A, {share:.4g})",
-             "factor to the power of the layers should be at most the share")  # fmt: skip
+    right = frames * h * w
+    diagnose(tokens, right, wrong, f"the number of tokens {told}")
+    wrong = {
+        "query and key are two parts: (a, b) and (b, a) both count, and (a, a) too": right * (right - 1) // 2,
+        "joint attention also compares patches of different frames": right**2 // frames,
+        "a token is compared with itself too": right * (right - 1),
+    }  # fmt: skip
+    diagnose(pairs, right**2, wrong, f"the number of pairs {told}")
+    for bad in ((height + 1, width), (height, width + 1), (patch // 2, 8 * patch)):
+        why = f"{bad[0]} x {bad[1]} pixels cannot be cut into patches of {patch}"
+        refuses(lambda bad=bad: tokens_and_pairs(frames, *bad, patch), why)
+
+
+def check_back(back, seed=0):
+    """`back(patches, patch)` puts the pixels of (b, t, h, w, c * patch²) back in their places."""
+    b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
+    patch, colours = 2 + seed % 2, 2 + seed % 3
+    video = torch.arange(b * t * colours * h * w * patch**2, dtype=torch.float32)
+    video = video.view(b, t, colours, h * patch, w * patch)
+    patches = rearrange(video, "b t c (h p) (w q) -> b t h w (c p q)", p=patch, q=patch)
+    found = back(patches, patch)
+    check_shape(found, video.shape, f"the video from patches of shape {tuple(patches.shape)}")
+    wrong = {
+        "the pixels of a patch are scattered over the frame: the patch's place is slow, the pixel's fast":
+            rearrange(patches, "b t h w (c p q) -> b t c (p h) (q w)", p=patch, q=patch),
+        "inside a patch the order is colour, row, column; you read row, column, colour":
+            rearrange(patches, "b t h w (p q c) -> b t c (h p) (w q)", p=patch, q=patch),
+        "rows and columns inside a patch are swapped":
+            rearrange(patches, "b t h w (c q p) -> b t c (h p) (w q)", p=patch, q=patch),
+        "a view or reshape alone does not move pixels: patches are not rows of the picture":
+            patches.reshape(video.shape),
+    }  # fmt: skip
+    diagnose(found, video, wrong, "the video", "every pixel must return to its place")
+
+
+def check_place(place, seed=0):
+    """`place(index, t, h, w)`: frame, row, column for the orders (t h w) and (w h t)."""
+    t, h, w = sizes(3, seed, of=(3, 4, 5, 2))
+    grid = torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w)).view(t, h, w, 3)
+    orders = {
+        "(t h w)": rearrange(grid, "t h w d -> (t h w) d"),
+        "(w h t)": rearrange(grid, "t h w d -> (w h t) d"),
+    }
+    lists = {name: [tuple(place) for place in order.tolist()] for name, order in orders.items()}
+    for index in (1, t * h + 1, t * h * w - 2):
+        found = unpack(place(index, t, h, w), "the place for (t h w)", "the place for (w h t)")
+        for (pattern, places), triple in zip(lists.items(), found):
+            triple = tuple(whole(n, "a place") for n in unpack(triple, "frame", "row", "column"))
+            right = places[index]
+            other = next(places for name, places in lists.items() if name != pattern)[index]
+            told = f'place {index} of "{pattern}" in {t} frames of {h} x {w}: {triple}'
+            slow = dict(zip("thw", ("frames", "rows", "columns")))[pattern[1]]
+            assert triple == right or triple != other, f"{told} is the place in the other layout"
+            assert triple == right or triple != right[::-1], (
+                f"{told}: give frame, row, column, in this order"
+            )
+            wrong = [
+                name for name, a, b in zip(("frame", "row", "column"), triple, right) if a != b
+            ]
+            assert triple == right, (
+                f"{told}: the {wrong[0] if wrong else ''} is wrong. The {slow} are slowest there"
+            )
+
+
+def check_positions(add_positions, seed=0):
+    """`add_positions(patches, cls, space, time)` adds place and moment to the patches, copies cls."""
+    b, t, h, w = sizes(4, seed, of=(2, 3, 3, 3) if seed == 1 else (2, 3, 4, 5))
+    d = 3
+    patches, cls = noise(b, t, h, w, d, seed=seed), noise(d, seed=seed + 1)
+    space, time = noise(h, w, d, seed=seed + 2), noise(t, d, seed=seed + 3)
+    right = patches + space + time[:, None, None]
+    try:
+        added = add_positions(patches.clone(), cls.clone(), space, time)
+    except NotImplementedError:  # nothing written yet; a RuntimeError, as it happens
+        raise
+    except RuntimeError as error:
+        raise AssertionError(
+            f"the sizes do not fit ({error}): does time lie along the frames, space along rows and columns?"
+        ) from error
+    found, copies = unpack(added, "the patches", "the class token")
+    wrong = {
+        "the time embedding is missing": patches + space,
+        "the space embedding is missing": patches + time[:, None, None],
+        "the space embedding is added twice": right + space,
+        "the time embedding is added twice": right + time[:, None, None],
+    }
+    if t == w:
+        wrong["time lies along the columns"] = patches + space + time
+    if t == h:
+        wrong["time lies along the rows"] = patches + space + time[:, None]
+    if h == w:
+        wrong["rows and columns of space are swapped"] = right - space + space.transpose(0, 1)
+    diagnose(found, right, wrong, "the patches")
+    wrong = {
+        "the class token has no moment: leave time out of it": (cls + time[0]).expand(b, d),
+        "the class token stands for the whole clip: one copy a clip, (b, d)": cls,
+        "the class token has no place: leave space out of it": (cls + space[0, 0]).expand(b, d),
+    }
+    diagnose(copies, cls.expand(b, d), wrong, "the class token")
+
+
+def check_tubelets(to_tubelets, from_tubelets, seed=0):
+    """`to_tubelets(video, span, patch)` cuts patches that span frames; the other puts them back."""
+    b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
+    span, patch, c = 2 + seed % 2, 2, 3
+    video = noise(b, t * span, c, h * patch, w * patch, seed=seed)
+    pattern = "b (t s) c (h p) (w q) -> b t h w"
+    lengths = dict(s=span, p=patch, q=patch)
+    right = rearrange(video, f"{pattern} (s c p q)", **lengths)
+    found = to_tubelets(video, span, patch)
+    wrong = {
+        "the frames of a tubelet follow each other; yours are far apart: (t s), not (s t)":
+            rearrange(video, "b (s t) c (h p) (w q) -> b t h w (s c p q)", **lengths),
+        "inside a tubelet the order is frame, colour, row, column; you put colour first":
+            rearrange(video, f"{pattern} (c s p q)", **lengths),
+        "inside a tubelet the order is frame, colour, row, column; you put the frame last":
+            rearrange(video, f"{pattern} (c p q s)", **lengths),
+    }  # fmt: skip
+    diagnose(found, right, wrong, "the tubelets")
+    diagnose(from_tubelets(right, span, patch), video, {}, "the video put together again",
+             "every pixel must return to its place and its frame")  # fmt: skip
+    why = f"{t * span - 1} frames cannot be cut into tubelets of {span}"
+    refuses(lambda: to_tubelets(video[:, 1:], span, patch), why)

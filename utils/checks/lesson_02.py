@@ -1,152 +1,143 @@
-"""Checks of the exercises of lesson 02: norms, and stacks of them."""
+"""Checks of the exercises of lesson 02: attention."""
 
 import torch
 from torch.nn import functional as F
 
-from utils.checks.diagnose import (
-    check_answers,
-    check_shape,
-    close,
-    diagnose,
-    noise,
-    numbers,
-    sizes,
-    unpack,
-)
+from utils.checks.diagnose import check_answers, diagnose, noise, numbers, sizes, unpack
+from utils.checks.puzzles import HEADS
 
 
-def check_equal_numbers(equal_numbers):
-    """`equal_numbers()` is the layer norm of four sevens, with eps 1e-6 and with eps 0."""
-    with_eps, without = unpack(equal_numbers(), "the result with eps", "the result without")
+def check_by_hand(by_hand):
+    """`by_hand()` returns the shares of three keys for a query of zeros, and what it receives."""
+    shares, received = unpack(by_hand(), "shares", "received")
     wrong = {
-        "the mean, 7, is taken away from each": [7.0] * 4,
-        "0 divided by a small number is 0, not 1": [1.0] * 4,
-        "0 divided by the root of a millionth is a number (first the result with eps)": [torch.nan]
-        * 4,
+        "a score of zero is not a share of zero: softmax of three equal scores": [0, 0, 0],
+        "the key (0, 0) takes part like the others": [1 / 2, 1 / 2, 0],
+        "the shares sum to 1": [1, 1, 1],
     }
-    diagnose(with_eps, [0.0] * 4, wrong, "with eps 1e-6, the result")
+    diagnose(shares, [1 / 3] * 3, wrong, "shares", "the three scores are equal", 0.005)
     wrong = {
-        "0 divided by 0 is not 0": [0.0] * 4,
-        "1 divided by 0 would be infinite; this is 0 divided by 0": [torch.inf] * 4,
+        "the values are mixed by the shares, not summed": [15, 15],
+        "with shares of 1/3 each the query does receive something": [0, 0],
     }
-    diagnose(without, [torch.nan] * 4, wrong, "with eps 0, the result", "what is 0 divided by 0?")
+    diagnose(received, [5, 5], wrong, "received", "mix the values by the shares", 0.06)
 
 
-def check_layer_norm(layer_norm, seed=0):
-    """`layer_norm(x, weight, bias, eps)` normalises each token, then scales and shifts it."""
-    b, n, d = sizes(3, seed, of=(2, 3, 5, 7))
-    d = max(d, 3)
-    x = noise(b, n, d, seed=seed) * 3 + 5
-    weight, bias = noise(d, seed=seed + 100), noise(d, seed=seed + 200)
-    far, mean = 0.5, x.mean(-1, keepdim=True)  # a large eps shows where it stands
-    variance = x.var(-1, keepdim=True, unbiased=False)
+def check_causal(attend, seed=0):
+    """`attend(q, k, v)` is attention in which query i sees keys 0 … i only."""
+    b, n, d = sizes(3, seed, of=(2, 5, 3, 4))
+    q, k, v = (noise(b, n, d, seed=3 * seed + i) for i in range(3))
+    y = numbers(attend(q, k, v), "the output")
+    scores = q @ k.mT / d**0.5
+    ones = torch.ones(n, n, dtype=torch.bool)
 
-    def scaled(y):
-        return y * weight + bias
+    def masked(keep):
+        return scores.masked_fill(~keep, -torch.inf).softmax(-1).nan_to_num() @ v
 
-    all_mean, all_variance = (
-        x.mean((-2, -1), keepdim=True),
-        x.var((-2, -1), keepdim=True, unbiased=False),
-    )
-    over, over_variance = x.mean(-2, keepdim=True), x.var(-2, keepdim=True, unbiased=False)
-    normed = (x - mean) / (variance + far).sqrt()
     wrong = {
-        "you normalise each number over the tokens; each token is normalised over its own numbers":
-            scaled((x - over) / (over_variance + far).sqrt()),
-        "you normalise all tokens together; each token has its own mean and variance":
-            scaled((x - all_mean) / (all_variance + far).sqrt()),
-        "the variance divides by the number of entries, not by one less":
-            scaled((x - mean) / (x.var(-1, keepdim=True) + far).sqrt()),
-        "divide by the root of the variance": scaled((x - mean) / (variance + far)),
-        "eps belongs under the root": scaled((x - mean) / (variance.sqrt() + far)),
-        "take the mean away": scaled(x / (variance + far).sqrt()),
-        "weight and bias are swapped: multiply by the weight, add the bias": normed * bias + weight,
-        "weight and bias are not used": normed,
-        "the bias is not added": normed * weight,
-        "the weight is not used": normed + bias,
-        "eps is not used": scaled((x - mean) / variance.sqrt()),
-        "first multiply by the weight, then add the bias": (normed + bias) * weight,
+        "every query sees every key: the mask has no effect": scores.softmax(-1) @ v,
+        "your mask hides the past and shows the future": masked(ones.triu()),
+        "your mask lets each query look one step ahead": masked(ones.tril(1)),
+        "your mask is the wrong way round: a query does not even see itself": masked(~ones.tril()),
+        "mask the scores before the softmax; afterwards the shares no longer sum to 1":
+            (scores.softmax(-1) * ones.tril()) @ v,
+        "a score of 0 still gets a share: use minus infinity": (scores * ones.tril()).softmax(-1) @ v,
+        "divide the scores by √d":
+            (scores * d**0.5).masked_fill(~ones.tril(), -torch.inf).softmax(-1) @ v,
     }  # fmt: skip
-    found = layer_norm(x.clone(), weight, bias, eps=far)
-    diagnose(found, scaled(normed), wrong, "layer norm (with eps 0.5)")
-    diagnose(layer_norm(x[0].clone(), weight, bias), F.layer_norm(x[0], (d,), weight, bias, 1e-6), {},
-             "layer norm of (tokens, d)")  # fmt: skip
+    rows = y.isnan().flatten(2).any(-1).any(0).tolist() if y.ndim == 3 else [False]
+    assert not any(rows), (
+        f"query {rows.index(True)} of {n} got no key at all, and the softmax of nothing is not a number: "
+        + ("each query sees itself" if rows[0] else "your mask forbids what it should allow")
+    )
+    diagnose(y, masked(ones.tril()), wrong, "the output", "query i should mix the values 0 … i")
 
 
-def check_rms_norm(rms_norm, token_on_which_they_agree, seed=0):
-    """`rms_norm(x, eps)` divides by the root of the mean square; on some tokens it is layer norm."""
-    b, n, d = sizes(3, seed, of=(2, 3, 5, 7))
-    x, far = noise(b, n, d, seed=seed) * 3 + 2, 0.5
-    square, spread = x.pow(2).mean(-1, keepdim=True), x - x.mean(-1, keepdim=True)
+def check_attention_cost(cost, seed=0):
+    """`cost(dim, heads, n)` returns the parameters and multiply-adds of one Attention."""
+    heads, n, d = sizes(3, seed, of=(3, 9, 4, 5))  # no two mistakes give the same number
+    dim = heads * d
+    parameters, multiply_adds = unpack(cost(dim, heads, n), "parameters", "multiply_adds")
+    linear, pairs = 4 * n * dim**2, n**2 * dim
     wrong = {
-        "RMSNorm leaves the mean alone":
-            spread / (spread.pow(2).mean(-1, keepdim=True) + far).sqrt(),
-        "the mean of the squares, not their sum": x / (x.pow(2).sum(-1, keepdim=True) + far).sqrt(),
-        "divide by the root": x / (square + far),
-        "eps belongs under the root": x / (square.sqrt() + far),
-        "eps is not used": x / square.sqrt(),
-        "each token is normalised over its own numbers": x / (x.pow(2).mean(-2, keepdim=True) + far).sqrt(),
-        "that is the mean of the sizes; RMS squares first": x / (x.abs().mean(-1, keepdim=True) + far),
+        "first the parameters, then the multiply-adds": linear + 2 * pairs,
+        "the biases are missing": 4 * dim**2,
+        "the linear layer after the heads is missing": 3 * dim**2 + 3 * dim,
+        "the first layer makes queries, keys and values: 3 · dim outputs": 2 * dim**2 + 2 * dim,
+    }
+    diagnose(parameters, 4 * dim**2 + 4 * dim, wrong, f"parameters, for dim {dim},")
+    wrong = {
+        "each head works on dim / heads numbers, so more heads do not cost more": linear + 2 * heads * pairs,
+        "that is one head's share of scores and mixing": linear + 2 * pairs / heads,
+        "two products grow with n²: the scores, and the mixing of the values": linear + pairs,
+        "you count a multiply-add as two": 2 * (linear + 2 * pairs),
+        "the scores compare every token with every token: n²": linear + 2 * n * dim,
+        "the two linear layers are missing": 2 * pairs,
+        "the linear layer after the heads is missing": 3 * n * dim**2 + 2 * pairs,
     }  # fmt: skip
-    diagnose(
-        rms_norm(x.clone(), eps=far), x / (square + far).sqrt(), wrong, "RMSNorm (with eps 0.5)"
-    )
-    token = numbers(token_on_which_they_agree(), "the token")
-    check_shape(token, (4,), "the token")
-    assert len(token.unique()) == 4, "the four numbers should differ"
-    assert close(rms_norm(token.clone(), eps=0.0), F.layer_norm(token, (4,), eps=0.0)), (
-        "on this token the two differ: layer norm takes its mean away first"
-    )
+    diagnose(multiply_adds, linear + 2 * pairs, wrong,
+             f"multiply_adds, for dim {dim}, {heads} heads, {n} tokens,", "write down each product's shapes")  # fmt: skip
 
 
-def check_thousand(thousand):
-    """`thousand()` predicts what a pre-norm layer makes of a token 1,000 times as large."""
-    answers = thousand()
+def check_read_maps(read_maps):
+    """`read_maps()` names the head for each description of the exercise's four attention maps."""
+    right = {what: head for head, what in HEADS.items()}
     hints = {
-        "branch": "the norm takes any factor out again: fn sees the same token as before",
-        "share": "the branch stays as it is, and what it is compared with grows",
-        "others change, MLP": "the MLP works on each token alone",
-        "others change, attention": "the others do look at this token, but what they see of it is normalised",
+        "looks at the frame before": "query 5 should be bright at key 4, query 6 at key 5",
+        "looks at the first frame, from everywhere": "which map is bright in one column, in every row?",
+        "takes a bit of every frame": "which map has no bright spot?",
+        "early frames look at late ones, late ones at early ones": "query 0 should be bright at key 7",
     }
-    right = {
-        "branch": 1,
-        "share": 0.001,
-        "others change, MLP": False,
-        "others change, attention": False,
-    }
-    check_answers(answers, right, hints, tolerance=1e-5)
+    check_answers(read_maps(), right, hints)
 
 
-def check_stream(stack, spread, seed=0):
-    """`stack(x, branches, norm)` is a pre-norm stack; `spread(layers)` the size of what it carries."""
-    n, d = sizes(2, seed, of=(3, 4, 5, 7))
-    x, maps = noise(n, d, seed=seed), noise(3, d, d, seed=seed + 100)
-    branches = [lambda y, w=w: torch.tanh(y @ w) for w in maps]
-
-    def norm(y):
-        return F.layer_norm(y, (d,))
-
-    def run(step, last):
-        y = x
-        for branch in branches:
-            y = step(y, branch)
-        return last(y)
-
+def check_chunks(attend_in_chunks, seed=0):
+    """`attend_in_chunks(q, k, v, size)` is attention that holds the scores of `size` keys at a time."""
+    b, queries, d, size = sizes(4, seed, of=(2, 3, 5, 4))
+    keys = 3 * size + 1  # the last chunk is shorter
+    q, k, v = (
+        noise(b, n, w, seed=seed + i)
+        for i, (n, w) in enumerate([(queries, d), (keys, d), (keys, 6)])
+    )
+    k[:, -2] *= 3  # a larger score arrives late
+    right = F.scaled_dot_product_attention(q, k, v)
+    scores = q @ k.mT / d**0.5
+    parts = [s.softmax(-1) @ w for s, w in zip(scores.split(size, -1), v.split(size, 1))]
+    whole_chunks = scores[..., : 3 * size].softmax(-1) @ v[:, : 3 * size]
     wrong = {
-        "the skip connection is missing: add what the branch returns": run(lambda y, f: f(norm(y)), norm),
-        "the last norm is missing": run(lambda y, f: y + f(norm(y)), lambda y: y),
-        "that is post-norm: the norm goes before the branch": run(lambda y, f: norm(y + f(y)), lambda y: y),
-        "that is post-norm, with one norm more": run(lambda y, f: norm(y + f(y)), norm),
-        "add to the tokens themselves, not to the normalised ones": run(lambda y, f: norm(y) + f(norm(y)), norm),
-        "the branches get tokens that are not normalised": run(lambda y, f: y + f(y), norm),
-        "only the first branch was used: is the return inside the loop?": norm(x + branches[0](norm(x))),
+        "each chunk has a softmax of its own; the shares of all chunks together sum to 1": sum(parts) / len(parts),
+        "the last, shorter chunk is left out": whole_chunks,
+        "divide the scores by √d": (scores * d**0.5).softmax(-1) @ v,
     }  # fmt: skip
-    right = run(lambda y, f: y + f(norm(y)), norm)
-    diagnose(stack(x.clone(), branches, norm), right, wrong, "the stack's output")
-    layers = 8 + 7 * seed
-    wrong = {
-        "that is the variance; the spread is its root": 1 + layers,
-        "the input has a variance of 1 too": layers**0.5,
-        "variances add up, standard deviations do not": layers,
-    }
-    diagnose(spread(layers), (1 + layers) ** 0.5, wrong, f"the spread after {layers} layers")
+    largest = []
+
+    class Watched(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, given=(), named=None):
+            out = super().__torch_function__(function, types, given, named or {})
+            for one in out if isinstance(out, tuple | list) else (out,):
+                if (
+                    isinstance(one, torch.Tensor)
+                    and one.ndim > 1
+                    and one.shape[-2:] == (queries, keys)
+                ):
+                    largest.append(tuple(one.shape))
+            return out
+
+    watched = [tensor.as_subclass(Watched) for tensor in (q, k, v)]
+    found = numbers(attend_in_chunks(*watched, size), "the output").as_subclass(torch.Tensor)
+    but = "when a larger score comes, scale down both sums: of the shares and of the mixture"
+    diagnose(found, right, wrong, "the output", but)
+    assert not largest, f"a tensor of {largest[0]} held all {keys} scores of each query at once"
+    large = numbers(attend_in_chunks(100 * q, 100 * k, v, size), "the output")
+    assert large.isfinite().all(), (
+        "large scores overflow: take the largest score so far away before the exponential"
+    )
+    diagnose(
+        large,
+        F.scaled_dot_product_attention(100 * q, 100 * k, v),
+        {},
+        "the output for large scores",
+        but,
+        1e-4,
+    )

@@ -1,101 +1,123 @@
-"""Checks of the exercises of lesson 03: gates."""
+"""Checks of the exercises of lesson 03: difference, collapse and mixing."""
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
-from utils.checks.diagnose import diagnose, noise, number, refuses, sizes, whole
+from utils.checks.diagnose import check_answers, diagnose, noise, sizes
+from utils.checks.puzzles import STACKS
 
 
-def check_geglu_shape(geglu_shape, seed=0):
-    """`geglu_shape(shape)` predicts the shape of GEGLU's output; ValueError for an odd last size."""
-    a, b, half = sizes(3, seed, of=(7, 2, 3, 5))
-    for shape in [(a, b, 4, 2 * half), (a, 2 * half), (2 * half,)]:
-        right = (*shape[:-1], shape[-1] // 2)
-        try:
-            found = geglu_shape(shape)
-        except ValueError as error:
-            raise AssertionError(f"{shape} can be halved, but yours raises a ValueError") from error
-        assert isinstance(found, tuple | list | torch.Size), f"a shape is a tuple, not {found!r}"
-        told = f"an input of {shape} should give {right}, you say {tuple(found)}"
-        assert all(isinstance(size, int | np.integer) for size in found), (
-            f"sizes are whole numbers: {told}. Divide with //"
-        )
-        assert tuple(found) != shape, f"GEGLU halves something: {told}"
-        assert tuple(found) == right, f"only the last dimension is halved: {told}"
-    for shape in [(a, b, 2 * half + 1), (4, 5)]:
-        refuses(
-            lambda s=shape: geglu_shape(s),
-            f"{shape} has an odd last dimension, which cannot be halved",
-        )
-
-
-def check_swiglu(swiglu, where_they_differ_most, seed=0):
-    """`swiglu(x)` is value * silu(gate); the other function says where gelu and silu differ most."""
-    b, n, half = sizes(3, seed)
-    x = noise(b, n, 2 * half, seed=seed)
-    value, gate = x.chunk(2, dim=-1)
+def check_difference_by_hand(by_hand):
+    """`by_hand()` is the difference of the tokens (1, 1), (1, 1), (4, 4)."""
     wrong = {
-        "value and gate are swapped: the second half is the gate": gate * F.silu(value),
-        "silu is the gate times its sigmoid; you leave out the gate itself": value * torch.sigmoid(gate),
-        "the sigmoid is 1 / (1 + exp(-g)): mind the sign": value * gate / (1 + torch.exp(gate)),
-        "that is GEGLU": value * F.gelu(gate),
+        "that is the square: take the root at the end": 1 / 3,
+        "divide by the size of the tokens, √36": 12**0.5,
+        "the sizes are √12 and √36": (12 / 24) ** 0.5,
+    }
+    diagnose(by_hand(), (1 / 3) ** 0.5, wrong, "the difference", "the mean token is (2, 2)", 0.003)
+
+
+def check_difference(difference, seed=0):
+    """`difference(x)` is the size of x without its mean token, relative to the size of x."""
+    n, d = sizes(2, seed, of=(3, 5, 7, 4))
+    x = noise(n, d, seed=seed) + noise(d, seed=seed + 100)
+    rest = x - x.mean(0)
+    wrong = {
+        "you take the mean of each token's numbers; the mean goes over the tokens":
+            (x - x.mean(1, keepdim=True)).norm() / x.norm(),
+        "you take one mean of all numbers; the mean token has d numbers": (x - x.mean()).norm() / x.norm(),
+        "divide by the size of x": rest.norm(),
+        "that is the square of it": rest.norm() ** 2 / x.norm() ** 2,
+        "that is one over it: the residual belongs above the line": x.norm() / rest.norm(),
     }  # fmt: skip
-    diagnose(swiglu(x), value * F.silu(gate), wrong, "SwiGLU's output")
-    grid = torch.linspace(0, 6, 6001, dtype=torch.float64)
-    right = grid[(F.gelu(grid) - F.silu(grid)).abs().argmax()].item()
-    found = number(where_they_differ_most(), "where they differ most")
-    assert abs(found) > 0.05, "at 0 both are 0; look for the place of the largest difference"
-    assert found < 5.9, "far out both are nearly the gate itself, so they hardly differ"
-    assert abs(found - right) < 0.11, f"at {found:.1f} they differ less than elsewhere"
-
-
-def check_gated_width(weights, gated_width, seed=0):
-    """`weights(dim, wide, gated)` counts an MLP's weights; `gated_width(dim, wide)` makes them equal."""
-    dim, wide = 4 * (seed + 2), 16 + 7 * seed
+    diagnose(difference(x), rest.norm() / x.norm(), wrong, "the difference")
     diagnose(
-        weights(dim, wide, gated=False), 2 * dim * wide, {}, f"weights({dim}, {wide}, gated=False)"
+        difference(noise(1, d).expand(n, d)),
+        0.0,
+        {},
+        "the difference of equal tokens",
+        tolerance=1e-3,
     )
-    wrong = {
-        "the second matrix, from wide to dim, is the same in both": 4 * dim * wide,
-        "values and gates need a matrix each": 2 * dim * wide,
+
+
+def check_layer(layer, seed=0):
+    """`layer(x, w_q, w_k, w_v, skip, norm)` is attention with a skip and a norm before it if wanted."""
+    n, d = sizes(2, seed, of=(4, 3, 5, 7))
+    x = noise(n, d, seed=seed) * 2 + 1
+    w = noise(3, d, d, seed=seed + 100) / d**0.5
+
+    def attention(y, axis=-1, values=None, scale=d**0.5):
+        shares = ((y @ w[0]) @ (y @ w[1]).T / scale).softmax(axis)
+        return shares @ ((y if values is None else values) @ w[2])
+
+    def norm(y):
+        return F.layer_norm(y, (d,))
+
+    normed = norm(x)
+    alone = {
+        "the softmax runs over the queries; each query's shares should sum to 1": attention(x, 0),
+        "divide the scores by √d": attention(x, scale=1),
+        "the skip is added although skip is False": attention(x) + x,
     }
     diagnose(
-        weights(dim, wide, gated=True), 3 * dim * wide, wrong, f"weights({dim}, {wide}, gated=True)"
+        layer(x, *w, skip=False, norm=False), attention(x), alone, "the layer without skip and norm"
     )
-    found = whole(gated_width(dim, wide), f"gated_width({dim}, {wide})")
-    wrong = {
-        "half would be right if both matrices doubled; only the first one does": wide // 2,
-        "with the same width the gated network has half as many weights again": wide,
-        "round down: it may not have more weights than the plain one": -(-2 * wide // 3),
-    }
-    diagnose(found, 2 * wide // 3, wrong, f"gated_width({dim}, {wide})")
+    both = {
+        "the softmax runs over the queries; each query's shares should sum to 1": attention(normed, 0) + x,
+        "the skip connection adds x as it came in, not the normalised tokens": attention(normed) + normed,
+        "the softmax is over the queries, and the skip adds the normalised tokens":
+            attention(normed, 0) + normed,
+        "the norm comes before the attention, not after it": norm(attention(x)) + x,
+        "the norm comes before the attention, not after the sum (that is post-norm)": norm(attention(x) + x),
+        "queries, keys and values are all made from the normalised tokens": attention(normed, values=x) + x,
+    }  # fmt: skip
     diagnose(
-        gated_width(8, 3000 + seed), 2 * (3000 + seed) // 3, {}, f"gated_width(8, {3000 + seed})"
+        layer(x, *w, skip=True, norm=True),
+        attention(normed) + x,
+        both,
+        "the layer with skip and norm",
     )
+    diagnose(layer(x, *w, skip=False, norm=True), attention(normed), {}, "the layer with norm only")
+    diagnose(layer(x, *w, skip=True, norm=False), attention(x) + x, {}, "the layer with skip only")
 
 
-def check_turn(gelu_derivative, lowest_point, seed=0):
-    """`gelu_derivative(g)` is the derivative of gelu; `lowest_point()` the gate where it is 0."""
-    g = noise(7, seed=seed).double()  # so that small differences can stand for a derivative
-    variable = g.clone().requires_grad_()
-    (right,) = torch.autograd.grad(F.gelu(variable).sum(), variable)
-    density = torch.exp(-(g**2) / 2)
-    below = 0.5 * (1 + torch.erf(g / 2**0.5))
-    wrong = {
-        "a product has two terms in its derivative: the second, g · density, is missing": below,
-        "the density has the factor 1 / √(2π)": below + g * density,
-        "erf gets g / √2": 0.5 * (1 + torch.erf(g)) + g * density / (2 * torch.pi) ** 0.5,
+def check_read_curves(read_curves):
+    """`read_curves()` says how each of the exercise's four stacks falls."""
+    answers = read_curves()
+    words = ("single", "double", "none", None)
+    if isinstance(answers, dict):
+        odd = [value for value in answers.values() if value not in words]
+        assert not odd, f'answer with "single", "double" or "none", not {odd[0]!r}'
+    hints = {
+        "A": "does the line go down straight, or does it bend down?",
+        "B": "where is the line after twelve layers?",
+        "C": "lay a ruler along it",
+        "D": "a norm makes each token the same size; does that make two equal tokens different? Draw it",
     }
-    diagnose(gelu_derivative(g), right, wrong, "the derivative")
-    found, grid = (
-        number(lowest_point(), "the lowest point"),
-        torch.linspace(-1, 0, 100_001, dtype=torch.float64),
-    )
-    place = grid[F.gelu(grid).argmin()].item()
-    assert abs(found - F.gelu(torch.tensor(place)).item()) > 1e-3, (
-        "that is how low it gets; asked for is the gate at which it does"
-    )
-    assert abs(found - place) < 6e-4, (
-        f"at {found:.4f} gelu is not at its lowest, rounded to three decimals: is its derivative 0 there?"
-    )
+    check_answers(answers, {name: kind["fall"] for name, kind in STACKS.items()}, hints)
+
+
+def check_mixing(factor, layers_until, seed=0):
+    """`factor(A)` is the second largest eigenvalue's size; `layers_until(A, share)` the layers it takes."""
+    (n,) = sizes(1, seed, of=(4, 3, 5, 6))
+    A = noise(n, n, seed=seed).softmax(-1)
+    # a permutation mixed in gives negative and complex eigenvalues
+    A = 0.3 * A + 0.7 * torch.eye(n, dtype=A.dtype).roll(1, 0)
+    ordered = torch.linalg.eigvals(A).abs().sort(descending=True).values
+    real = torch.linalg.eigvals(A).real.sort(descending=True).values
+    wrong = {
+        "the largest eigenvalue belongs to what all tokens share; take the second": ordered[0],
+        "that is the smallest; the slowest part decides, so take the second largest": ordered[-1],
+        "those are singular values; a repeated product goes by eigenvalues": torch.linalg.svdvals(A)[1],
+        "A is not symmetric, so eigvalsh does not fit": torch.linalg.eigvalsh(A).abs().sort().values[-2],
+        "an eigenvalue may be negative or complex: its size is what counts": real[1],
+    }  # fmt: skip
+    diagnose(factor(A), ordered[1], wrong, "factor(A)")
+    share = 0.01 / (1 + seed)
+    layers = next(count for count in range(10_000) if ordered[1] ** count <= share)
+    wrong = {
+        "after that many layers more than the share is left: round up": layers - 1,
+        "one layer less is enough": layers + 1,
+    }
+    diagnose(layers_until(A, share), layers, wrong, f"layers_until(A, {share:.4g})",
+             "factor to the power of the layers should be at most the share")  # fmt: skip

@@ -1,125 +1,152 @@
-"""Checks of the exercises of lesson 04: the MLP."""
+"""Checks of the exercises of lesson 04: norms, and stacks of them."""
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from utils.checks.diagnose import (
     check_answers,
-    check_dropout,
+    check_shape,
     close,
     diagnose,
     noise,
-    number,
     numbers,
     sizes,
     unpack,
 )
-from utils.model import FeedForward
 
 
-def check_count(count, seed=0):
-    """`count(dim, mult)` is the number of parameters of FeedForward."""
-    dim, mult = 6 + seed, 3 + seed % 2
-    wide = dim * mult
-    right = dim * 2 * wide + 2 * wide + wide * dim + dim
+def check_equal_numbers(equal_numbers):
+    """`equal_numbers()` is the layer norm of four sevens, with eps 1e-6 and with eps 0."""
+    with_eps, without = unpack(equal_numbers(), "the result with eps", "the result without")
     wrong = {
-        "the biases are missing": dim * 2 * wide + wide * dim,
-        "the first layer makes values and gates: dim · mult · 2 outputs": dim * wide + wide + wide * dim + dim,
-        "GEGLU halves what the second layer gets": dim * 2 * wide + 2 * wide + 2 * wide * dim + dim,
-        "the second layer has biases too": dim * 2 * wide + 2 * wide + wide * dim,
+        "the mean, 7, is taken away from each": [7.0] * 4,
+        "0 divided by a small number is 0, not 1": [1.0] * 4,
+        "0 divided by the root of a millionth is a number (first the result with eps)": [torch.nan]
+        * 4,
+    }
+    diagnose(with_eps, [0.0] * 4, wrong, "with eps 1e-6, the result")
+    wrong = {
+        "0 divided by 0 is not 0": [0.0] * 4,
+        "1 divided by 0 would be infinite; this is 0 divided by 0": [torch.inf] * 4,
+    }
+    diagnose(without, [torch.nan] * 4, wrong, "with eps 0, the result", "what is 0 divided by 0?")
+
+
+def check_layer_norm(layer_norm, seed=0):
+    """`layer_norm(x, weight, bias, eps)` normalises each token, then scales and shifts it."""
+    b, n, d = sizes(3, seed, of=(2, 3, 5, 7))
+    d = max(d, 3)
+    x = noise(b, n, d, seed=seed) * 3 + 5
+    weight, bias = noise(d, seed=seed + 100), noise(d, seed=seed + 200)
+    far, mean = 0.5, x.mean(-1, keepdim=True)  # a large eps shows where it stands
+    variance = x.var(-1, keepdim=True, unbiased=False)
+
+    def scaled(y):
+        return y * weight + bias
+
+    all_mean, all_variance = (
+        x.mean((-2, -1), keepdim=True),
+        x.var((-2, -1), keepdim=True, unbiased=False),
+    )
+    over, over_variance = x.mean(-2, keepdim=True), x.var(-2, keepdim=True, unbiased=False)
+    normed = (x - mean) / (variance + far).sqrt()
+    wrong = {
+        "you normalise each number over the tokens; each token is normalised over its own numbers":
+            scaled((x - over) / (over_variance + far).sqrt()),
+        "you normalise all tokens together; each token has its own mean and variance":
+            scaled((x - all_mean) / (all_variance + far).sqrt()),
+        "the variance divides by the number of entries, not by one less":
+            scaled((x - mean) / (x.var(-1, keepdim=True) + far).sqrt()),
+        "divide by the root of the variance": scaled((x - mean) / (variance + far)),
+        "eps belongs under the root": scaled((x - mean) / (variance.sqrt() + far)),
+        "take the mean away": scaled(x / (variance + far).sqrt()),
+        "weight and bias are swapped: multiply by the weight, add the bias": normed * bias + weight,
+        "weight and bias are not used": normed,
+        "the bias is not added": normed * weight,
+        "the weight is not used": normed + bias,
+        "eps is not used": scaled((x - mean) / variance.sqrt()),
+        "first multiply by the weight, then add the bias": (normed + bias) * weight,
     }  # fmt: skip
-    diagnose(count(dim, mult), right, wrong, f"count({dim}, {mult})")
+    found = layer_norm(x.clone(), weight, bias, eps=far)
+    diagnose(found, scaled(normed), wrong, "layer norm (with eps 0.5)")
+    diagnose(layer_norm(x[0].clone(), weight, bias), F.layer_norm(x[0], (d,), weight, bias, 1e-6), {},
+             "layer norm of (tokens, d)")  # fmt: skip
 
 
-def check_repaired_feedforward(feedforward, seed=0):
-    """`feedforward(dim, mult, dropout)`, with layers first and second, is FeedForward."""
-    b, n, dim = sizes(3, seed, of=(2, 7, 5, 3))
-    torch.manual_seed(seed)
-    p = 0.5 if seed == 0 else 0.2
-    module = feedforward(dim, mult=2, dropout=p)
-    x = noise(b, n, dim, seed=seed)
-    module.eval()
-    assert close(numbers(module(x), "the output"), module(x)), (
-        "in eval mode two calls differ: dropout is still awake"
-    )
-    value, gate = module.first(x).chunk(2, dim=-1)
+def check_rms_norm(rms_norm, token_on_which_they_agree, seed=0):
+    """`rms_norm(x, eps)` divides by the root of the mean square; on some tokens it is layer norm."""
+    b, n, d = sizes(3, seed, of=(2, 3, 5, 7))
+    x, far = noise(b, n, d, seed=seed) * 3 + 2, 0.5
+    square, spread = x.pow(2).mean(-1, keepdim=True), x - x.mean(-1, keepdim=True)
     wrong = {
-        "value and gate are swapped: the second half is the gate": module.second(
-            F.gelu(value) * gate
-        ),
-    }
-    diagnose(module(x), module.second(value * F.gelu(gate)), wrong, "the output in eval mode")
-    module.train()
-    assert not close(module(x), module(x)), (
-        "in training two calls should differ: dropout does nothing"
+        "RMSNorm leaves the mean alone":
+            spread / (spread.pow(2).mean(-1, keepdim=True) + far).sqrt(),
+        "the mean of the squares, not their sum": x / (x.pow(2).sum(-1, keepdim=True) + far).sqrt(),
+        "divide by the root": x / (square + far),
+        "eps belongs under the root": x / (square.sqrt() + far),
+        "eps is not used": x / square.sqrt(),
+        "each token is normalised over its own numbers": x / (x.pow(2).mean(-2, keepdim=True) + far).sqrt(),
+        "that is the mean of the sizes; RMS squares first": x / (x.abs().mean(-1, keepdim=True) + far),
+    }  # fmt: skip
+    diagnose(
+        rms_norm(x.clone(), eps=far), x / (square + far).sqrt(), wrong, "RMSNorm (with eps 0.5)"
     )
-    check_dropout(module, module.second, dim, p)
+    token = numbers(token_on_which_they_agree(), "the token")
+    check_shape(token, (4,), "the token")
+    assert len(token.unique()) == 4, "the four numbers should differ"
+    assert close(rms_norm(token.clone(), eps=0.0), F.layer_norm(token, (4,), eps=0.0)), (
+        "on this token the two differ: layer norm takes its mean away first"
+    )
 
 
-def check_as_one_layer(as_one_layer, seed=0):
-    """`as_one_layer(first, second)` is the weight and bias of second(first(x))."""
-    a, b, c = sizes(3, seed)
-    torch.manual_seed(seed)
-    first, second = nn.Linear(a, b), nn.Linear(b, c)
-    with torch.no_grad():
-        weight, bias = unpack(as_one_layer(first, second), "the weight", "the bias")
-        wrong = {"a weight is (out, in): transpose it": (second.weight @ first.weight).T}
-        diagnose(weight, second.weight @ first.weight, wrong, "the weight")
-        wrong = {
-            "the first layer's bias goes through the second layer": second.bias,
-            "the second layer's bias is missing": second.weight @ first.bias,
-            "the first bias goes through the second weight, not around it": second.bias + first.bias.sum(),
-        }  # fmt: skip
-        diagnose(bias, second.weight @ first.bias + second.bias, wrong, "the bias")
-        x = noise(3, a, seed=seed)
-        weight, bias = numbers(weight, "the weight"), numbers(bias, "the bias")
-        diagnose(
-            F.linear(x.double(), weight, bias), second(first(x)), {}, "what your layer makes of x"
-        )
-
-
-def check_mlp_share(mlp_share):
-    """`mlp_share()` is the MLP's share of the weights of four kinds of blocks."""
-    answers = mlp_share()
-    if isinstance(answers, dict):
-        for key, value in answers.items():
-            if value is not None:
-                share = number(value, f"{key!r}")
-                assert 0 < share < 1, (
-                    f"{key!r}: a share is between 0 and 1, not {share:.3g}: MLP / whole block"
-                )
-        answers = {key: None if value is None else float(value) for key, value in answers.items()}
+def check_thousand(thousand):
+    """`thousand()` predicts what a pre-norm layer makes of a token 1,000 times as large."""
+    answers = thousand()
     hints = {
-        "image": "an attention has 4 d² weights, the MLP 8 d², the block is their sum",
-        "divided": "two attentions of 4 d², and one extra (d, d) layer",
-        "axial": "three attentions of 4 d², and two extra layers",
-        "divided, GEGLU": "GEGLU makes the first of the MLP's two matrices twice as wide",
+        "branch": "the norm takes any factor out again: fn sees the same token as before",
+        "share": "the branch stays as it is, and what it is compared with grows",
+        "others change, MLP": "the MLP works on each token alone",
+        "others change, attention": "the others do look at this token, but what they see of it is normalised",
     }
-    right = {"image": 8 / 12, "divided": 8 / 17, "axial": 8 / 22, "divided, GEGLU": 12 / 21}
-    check_answers(answers, right, hints)
+    right = {
+        "branch": 1,
+        "share": 0.001,
+        "others change, MLP": False,
+        "others change, attention": False,
+    }
+    check_answers(answers, right, hints, tolerance=1e-5)
 
 
-def check_as_convolutions(as_convolutions, seed=0):
-    """`as_convolutions(net)` gives what a FeedForward gives, by convolutions of width 1."""
-    b, n, dim = sizes(3, seed, of=(2, 4, 6, 3))
-    torch.manual_seed(seed)
-    net, x = FeedForward(dim, mult=2).eval(), noise(b, n, dim, seed=seed)
-    first, _, _, second = net.net
-    value, gate = first(x).chunk(2, dim=-1)
+def check_stream(stack, spread, seed=0):
+    """`stack(x, branches, norm)` is a pre-norm stack; `spread(layers)` the size of what it carries."""
+    n, d = sizes(2, seed, of=(3, 4, 5, 7))
+    x, maps = noise(n, d, seed=seed), noise(3, d, d, seed=seed + 100)
+    branches = [lambda y, w=w: torch.tanh(y @ w) for w in maps]
+
+    def norm(y):
+        return F.layer_norm(y, (d,))
+
+    def run(step, last):
+        y = x
+        for branch in branches:
+            y = step(y, branch)
+        return last(y)
+
     wrong = {
-        "value and gate are swapped": second(F.gelu(value) * gate),
-        "the second bias is missing": net(x) - second.bias,
-        "put the axes back at the end: (b, n, dim)": net(x).mT,
+        "the skip connection is missing: add what the branch returns": run(lambda y, f: f(norm(y)), norm),
+        "the last norm is missing": run(lambda y, f: y + f(norm(y)), lambda y: y),
+        "that is post-norm: the norm goes before the branch": run(lambda y, f: norm(y + f(y)), lambda y: y),
+        "that is post-norm, with one norm more": run(lambda y, f: norm(y + f(y)), norm),
+        "add to the tokens themselves, not to the normalised ones": run(lambda y, f: norm(y) + f(norm(y)), norm),
+        "the branches get tokens that are not normalised": run(lambda y, f: y + f(y), norm),
+        "only the first branch was used: is the return inside the loop?": norm(x + branches[0](norm(x))),
+    }  # fmt: skip
+    right = run(lambda y, f: y + f(norm(y)), norm)
+    diagnose(stack(x.clone(), branches, norm), right, wrong, "the stack's output")
+    layers = 8 + 7 * seed
+    wrong = {
+        "that is the variance; the spread is its root": 1 + layers,
+        "the input has a variance of 1 too": layers**0.5,
+        "variances add up, standard deviations do not": layers,
     }
-    run = as_convolutions(net)
-    assert callable(run), "return a function that takes x"
-    used, conv1d = [], F.conv1d
-    F.conv1d = lambda *given, **named: used.append(1) or conv1d(*given, **named)
-    try:
-        found = run(x)
-    finally:
-        F.conv1d = conv1d
-    diagnose(found, net(x), wrong, "your network's output",
-             "with the same weights it should give what FeedForward gives")  # fmt: skip
-    assert used, "the numbers are right, but F.conv1d was not used"
+    diagnose(spread(layers), (1 + layers) ** 0.5, wrong, f"the spread after {layers} layers")

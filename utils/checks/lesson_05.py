@@ -1,143 +1,101 @@
-"""Checks of the exercises of lesson 05: attention."""
+"""Checks of the exercises of lesson 05: gates."""
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-from utils.checks.diagnose import check_answers, diagnose, noise, numbers, sizes, unpack
-from utils.checks.puzzles import HEADS
+from utils.checks.diagnose import diagnose, noise, number, refuses, sizes, whole
 
 
-def check_by_hand(by_hand):
-    """`by_hand()` returns the shares of three keys for a query of zeros, and what it receives."""
-    shares, received = unpack(by_hand(), "shares", "received")
+def check_geglu_shape(geglu_shape, seed=0):
+    """`geglu_shape(shape)` predicts the shape of GEGLU's output; ValueError for an odd last size."""
+    a, b, half = sizes(3, seed, of=(7, 2, 3, 5))
+    for shape in [(a, b, 4, 2 * half), (a, 2 * half), (2 * half,)]:
+        right = (*shape[:-1], shape[-1] // 2)
+        try:
+            found = geglu_shape(shape)
+        except ValueError as error:
+            raise AssertionError(f"{shape} can be halved, but yours raises a ValueError") from error
+        assert isinstance(found, tuple | list | torch.Size), f"a shape is a tuple, not {found!r}"
+        told = f"an input of {shape} should give {right}, you say {tuple(found)}"
+        assert all(isinstance(size, int | np.integer) for size in found), (
+            f"sizes are whole numbers: {told}. Divide with //"
+        )
+        assert tuple(found) != shape, f"GEGLU halves something: {told}"
+        assert tuple(found) == right, f"only the last dimension is halved: {told}"
+    for shape in [(a, b, 2 * half + 1), (4, 5)]:
+        refuses(
+            lambda s=shape: geglu_shape(s),
+            f"{shape} has an odd last dimension, which cannot be halved",
+        )
+
+
+def check_swiglu(swiglu, where_they_differ_most, seed=0):
+    """`swiglu(x)` is value * silu(gate); the other function says where gelu and silu differ most."""
+    b, n, half = sizes(3, seed)
+    x = noise(b, n, 2 * half, seed=seed)
+    value, gate = x.chunk(2, dim=-1)
     wrong = {
-        "a score of zero is not a share of zero: softmax of three equal scores": [0, 0, 0],
-        "the key (0, 0) takes part like the others": [1 / 2, 1 / 2, 0],
-        "the shares sum to 1": [1, 1, 1],
-    }
-    diagnose(shares, [1 / 3] * 3, wrong, "shares", "the three scores are equal", 0.005)
-    wrong = {
-        "the values are mixed by the shares, not summed": [15, 15],
-        "with shares of 1/3 each the query does receive something": [0, 0],
-    }
-    diagnose(received, [5, 5], wrong, "received", "mix the values by the shares", 0.06)
-
-
-def check_causal(attend, seed=0):
-    """`attend(q, k, v)` is attention in which query i sees keys 0 … i only."""
-    b, n, d = sizes(3, seed, of=(2, 5, 3, 4))
-    q, k, v = (noise(b, n, d, seed=3 * seed + i) for i in range(3))
-    y = numbers(attend(q, k, v), "the output")
-    scores = q @ k.mT / d**0.5
-    ones = torch.ones(n, n, dtype=torch.bool)
-
-    def masked(keep):
-        return scores.masked_fill(~keep, -torch.inf).softmax(-1).nan_to_num() @ v
-
-    wrong = {
-        "every query sees every key: the mask has no effect": scores.softmax(-1) @ v,
-        "your mask hides the past and shows the future": masked(ones.triu()),
-        "your mask lets each query look one step ahead": masked(ones.tril(1)),
-        "your mask is the wrong way round: a query does not even see itself": masked(~ones.tril()),
-        "mask the scores before the softmax; afterwards the shares no longer sum to 1":
-            (scores.softmax(-1) * ones.tril()) @ v,
-        "a score of 0 still gets a share: use minus infinity": (scores * ones.tril()).softmax(-1) @ v,
-        "divide the scores by √d":
-            (scores * d**0.5).masked_fill(~ones.tril(), -torch.inf).softmax(-1) @ v,
+        "value and gate are swapped: the second half is the gate": gate * F.silu(value),
+        "silu is the gate times its sigmoid; you leave out the gate itself": value * torch.sigmoid(gate),
+        "the sigmoid is 1 / (1 + exp(-g)): mind the sign": value * gate / (1 + torch.exp(gate)),
+        "that is GEGLU": value * F.gelu(gate),
     }  # fmt: skip
-    rows = y.isnan().flatten(2).any(-1).any(0).tolist() if y.ndim == 3 else [False]
-    assert not any(rows), (
-        f"query {rows.index(True)} of {n} got no key at all, and the softmax of nothing is not a number: "
-        + ("each query sees itself" if rows[0] else "your mask forbids what it should allow")
-    )
-    diagnose(y, masked(ones.tril()), wrong, "the output", "query i should mix the values 0 … i")
+    diagnose(swiglu(x), value * F.silu(gate), wrong, "SwiGLU's output")
+    grid = torch.linspace(0, 6, 6001, dtype=torch.float64)
+    right = grid[(F.gelu(grid) - F.silu(grid)).abs().argmax()].item()
+    found = number(where_they_differ_most(), "where they differ most")
+    assert abs(found) > 0.05, "at 0 both are 0; look for the place of the largest difference"
+    assert found < 5.9, "far out both are nearly the gate itself, so they hardly differ"
+    assert abs(found - right) < 0.11, f"at {found:.1f} they differ less than elsewhere"
 
 
-def check_attention_cost(cost, seed=0):
-    """`cost(dim, heads, n)` returns the parameters and multiply-adds of one Attention."""
-    heads, n, d = sizes(3, seed, of=(3, 9, 4, 5))  # no two mistakes give the same number
-    dim = heads * d
-    parameters, multiply_adds = unpack(cost(dim, heads, n), "parameters", "multiply_adds")
-    linear, pairs = 4 * n * dim**2, n**2 * dim
-    wrong = {
-        "first the parameters, then the multiply-adds": linear + 2 * pairs,
-        "the biases are missing": 4 * dim**2,
-        "the linear layer after the heads is missing": 3 * dim**2 + 3 * dim,
-        "the first layer makes queries, keys and values: 3 · dim outputs": 2 * dim**2 + 2 * dim,
-    }
-    diagnose(parameters, 4 * dim**2 + 4 * dim, wrong, f"parameters, for dim {dim},")
-    wrong = {
-        "each head works on dim / heads numbers, so more heads do not cost more": linear + 2 * heads * pairs,
-        "that is one head's share of scores and mixing": linear + 2 * pairs / heads,
-        "two products grow with n²: the scores, and the mixing of the values": linear + pairs,
-        "you count a multiply-add as two": 2 * (linear + 2 * pairs),
-        "the scores compare every token with every token: n²": linear + 2 * n * dim,
-        "the two linear layers are missing": 2 * pairs,
-        "the linear layer after the heads is missing": 3 * n * dim**2 + 2 * pairs,
-    }  # fmt: skip
-    diagnose(multiply_adds, linear + 2 * pairs, wrong,
-             f"multiply_adds, for dim {dim}, {heads} heads, {n} tokens,", "write down each product's shapes")  # fmt: skip
-
-
-def check_read_maps(read_maps):
-    """`read_maps()` names the head for each description of the exercise's four attention maps."""
-    right = {what: head for head, what in HEADS.items()}
-    hints = {
-        "looks at the frame before": "query 5 should be bright at key 4, query 6 at key 5",
-        "looks at the first frame, from everywhere": "which map is bright in one column, in every row?",
-        "takes a bit of every frame": "which map has no bright spot?",
-        "early frames look at late ones, late ones at early ones": "query 0 should be bright at key 7",
-    }
-    check_answers(read_maps(), right, hints)
-
-
-def check_chunks(attend_in_chunks, seed=0):
-    """`attend_in_chunks(q, k, v, size)` is attention that holds the scores of `size` keys at a time."""
-    b, queries, d, size = sizes(4, seed, of=(2, 3, 5, 4))
-    keys = 3 * size + 1  # the last chunk is shorter
-    q, k, v = (
-        noise(b, n, w, seed=seed + i)
-        for i, (n, w) in enumerate([(queries, d), (keys, d), (keys, 6)])
-    )
-    k[:, -2] *= 3  # a larger score arrives late
-    right = F.scaled_dot_product_attention(q, k, v)
-    scores = q @ k.mT / d**0.5
-    parts = [s.softmax(-1) @ w for s, w in zip(scores.split(size, -1), v.split(size, 1))]
-    whole_chunks = scores[..., : 3 * size].softmax(-1) @ v[:, : 3 * size]
-    wrong = {
-        "each chunk has a softmax of its own; the shares of all chunks together sum to 1": sum(parts) / len(parts),
-        "the last, shorter chunk is left out": whole_chunks,
-        "divide the scores by √d": (scores * d**0.5).softmax(-1) @ v,
-    }  # fmt: skip
-    largest = []
-
-    class Watched(torch.Tensor):
-        @classmethod
-        def __torch_function__(cls, function, types, given=(), named=None):
-            out = super().__torch_function__(function, types, given, named or {})
-            for one in out if isinstance(out, tuple | list) else (out,):
-                if (
-                    isinstance(one, torch.Tensor)
-                    and one.ndim > 1
-                    and one.shape[-2:] == (queries, keys)
-                ):
-                    largest.append(tuple(one.shape))
-            return out
-
-    watched = [tensor.as_subclass(Watched) for tensor in (q, k, v)]
-    found = numbers(attend_in_chunks(*watched, size), "the output").as_subclass(torch.Tensor)
-    but = "when a larger score comes, scale down both sums: of the shares and of the mixture"
-    diagnose(found, right, wrong, "the output", but)
-    assert not largest, f"a tensor of {largest[0]} held all {keys} scores of each query at once"
-    large = numbers(attend_in_chunks(100 * q, 100 * k, v, size), "the output")
-    assert large.isfinite().all(), (
-        "large scores overflow: take the largest score so far away before the exponential"
-    )
+def check_gated_width(weights, gated_width, seed=0):
+    """`weights(dim, wide, gated)` counts an MLP's weights; `gated_width(dim, wide)` makes them equal."""
+    dim, wide = 4 * (seed + 2), 16 + 7 * seed
     diagnose(
-        large,
-        F.scaled_dot_product_attention(100 * q, 100 * k, v),
-        {},
-        "the output for large scores",
-        but,
-        1e-4,
+        weights(dim, wide, gated=False), 2 * dim * wide, {}, f"weights({dim}, {wide}, gated=False)"
+    )
+    wrong = {
+        "the second matrix, from wide to dim, is the same in both": 4 * dim * wide,
+        "values and gates need a matrix each": 2 * dim * wide,
+    }
+    diagnose(
+        weights(dim, wide, gated=True), 3 * dim * wide, wrong, f"weights({dim}, {wide}, gated=True)"
+    )
+    found = whole(gated_width(dim, wide), f"gated_width({dim}, {wide})")
+    wrong = {
+        "half would be right if both matrices doubled; only the first one does": wide // 2,
+        "with the same width the gated network has half as many weights again": wide,
+        "round down: it may not have more weights than the plain one": -(-2 * wide // 3),
+    }
+    diagnose(found, 2 * wide // 3, wrong, f"gated_width({dim}, {wide})")
+    diagnose(
+        gated_width(8, 3000 + seed), 2 * (3000 + seed) // 3, {}, f"gated_width(8, {3000 + seed})"
+    )
+
+
+def check_turn(gelu_derivative, lowest_point, seed=0):
+    """`gelu_derivative(g)` is the derivative of gelu; `lowest_point()` the gate where it is 0."""
+    g = noise(7, seed=seed).double()  # so that small differences can stand for a derivative
+    variable = g.clone().requires_grad_()
+    (right,) = torch.autograd.grad(F.gelu(variable).sum(), variable)
+    density = torch.exp(-(g**2) / 2)
+    below = 0.5 * (1 + torch.erf(g / 2**0.5))
+    wrong = {
+        "a product has two terms in its derivative: the second, g · density, is missing": below,
+        "the density has the factor 1 / √(2π)": below + g * density,
+        "erf gets g / √2": 0.5 * (1 + torch.erf(g)) + g * density / (2 * torch.pi) ** 0.5,
+    }
+    diagnose(gelu_derivative(g), right, wrong, "the derivative")
+    found, grid = (
+        number(lowest_point(), "the lowest point"),
+        torch.linspace(-1, 0, 100_001, dtype=torch.float64),
+    )
+    place = grid[F.gelu(grid).argmin()].item()
+    assert abs(found - F.gelu(torch.tensor(place)).item()) > 1e-3, (
+        "that is how low it gets; asked for is the gate at which it does"
+    )
+    assert abs(found - place) < 6e-4, (
+        f"at {found:.4f} gelu is not at its lowest, rounded to three decimals: is its derivative 0 there?"
     )

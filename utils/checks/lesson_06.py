@@ -1,145 +1,125 @@
-"""Checks of the exercises of lesson 06: patches, positions and tubelets."""
+"""Checks of the exercises of lesson 06: the MLP."""
 
 import torch
-from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
 
-from utils.checks.diagnose import check_shape, diagnose, noise, refuses, sizes, unpack, whole
+from utils.checks.diagnose import (
+    check_answers,
+    check_dropout,
+    close,
+    diagnose,
+    noise,
+    number,
+    numbers,
+    sizes,
+    unpack,
+)
+from utils.model import FeedForward
 
 
-def check_tokens_and_pairs(tokens_and_pairs, seed=0):
-    """`tokens_and_pairs(frames, height, width, patch)`: patch tokens, and pairs of joint attention."""
-    frames, h, w, patch = sizes(4, seed, of=(3, 2, 5, 4))
-    patch += patch % 2
-    height, width = h * patch, w * patch
-    tokens, pairs = unpack(
-        tokens_and_pairs(frames, height, width, patch), "the tokens", "the pairs"
+def check_count(count, seed=0):
+    """`count(dim, mult)` is the number of parameters of FeedForward."""
+    dim, mult = 6 + seed, 3 + seed % 2
+    wide = dim * mult
+    right = dim * 2 * wide + 2 * wide + wide * dim + dim
+    wrong = {
+        "the biases are missing": dim * 2 * wide + wide * dim,
+        "the first layer makes values and gates: dim · mult · 2 outputs": dim * wide + wide + wide * dim + dim,
+        "GEGLU halves what the second layer gets": dim * 2 * wide + 2 * wide + 2 * wide * dim + dim,
+        "the second layer has biases too": dim * 2 * wide + 2 * wide + wide * dim,
+    }  # fmt: skip
+    diagnose(count(dim, mult), right, wrong, f"count({dim}, {mult})")
+
+
+def check_repaired_feedforward(feedforward, seed=0):
+    """`feedforward(dim, mult, dropout)`, with layers first and second, is FeedForward."""
+    b, n, dim = sizes(3, seed, of=(2, 7, 5, 3))
+    torch.manual_seed(seed)
+    p = 0.5 if seed == 0 else 0.2
+    module = feedforward(dim, mult=2, dropout=p)
+    x = noise(b, n, dim, seed=seed)
+    module.eval()
+    assert close(numbers(module(x), "the output"), module(x)), (
+        "in eval mode two calls differ: dropout is still awake"
     )
-    told = f"for {frames} frames of {height} x {width} and patches of {patch}"
+    value, gate = module.first(x).chunk(2, dim=-1)
     wrong = {
-        "those are the tokens of one frame": h * w,
-        "height and width are different": frames * h * h,
-        "those are pixels, not patches": frames * height * width,
+        "value and gate are swapped: the second half is the gate": module.second(
+            F.gelu(value) * gate
+        ),
     }
-    right = frames * h * w
-    diagnose(tokens, right, wrong, f"the number of tokens {told}")
-    wrong = {
-        "query and key are two parts: (a, b) and (b, a) both count, and (a, a) too": right * (right - 1) // 2,
-        "joint attention also compares patches of different frames": right**2 // frames,
-        "a token is compared with itself too": right * (right - 1),
-    }  # fmt: skip
-    diagnose(pairs, right**2, wrong, f"the number of pairs {told}")
-    for bad in ((height + 1, width), (height, width + 1), (patch // 2, 8 * patch)):
-        why = f"{bad[0]} x {bad[1]} pixels cannot be cut into patches of {patch}"
-        refuses(lambda bad=bad: tokens_and_pairs(frames, *bad, patch), why)
+    diagnose(module(x), module.second(value * F.gelu(gate)), wrong, "the output in eval mode")
+    module.train()
+    assert not close(module(x), module(x)), (
+        "in training two calls should differ: dropout does nothing"
+    )
+    check_dropout(module, module.second, dim, p)
 
 
-def check_back(back, seed=0):
-    """`back(patches, patch)` puts the pixels of (b, t, h, w, c * patch²) back in their places."""
-    b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
-    patch, colours = 2 + seed % 2, 2 + seed % 3
-    video = torch.arange(b * t * colours * h * w * patch**2, dtype=torch.float32)
-    video = video.view(b, t, colours, h * patch, w * patch)
-    patches = rearrange(video, "b t c (h p) (w q) -> b t h w (c p q)", p=patch, q=patch)
-    found = back(patches, patch)
-    check_shape(found, video.shape, f"the video from patches of shape {tuple(patches.shape)}")
-    wrong = {
-        "the pixels of a patch are scattered over the frame: the patch's place is slow, the pixel's fast":
-            rearrange(patches, "b t h w (c p q) -> b t c (p h) (q w)", p=patch, q=patch),
-        "inside a patch the order is colour, row, column; you read row, column, colour":
-            rearrange(patches, "b t h w (p q c) -> b t c (h p) (w q)", p=patch, q=patch),
-        "rows and columns inside a patch are swapped":
-            rearrange(patches, "b t h w (c q p) -> b t c (h p) (w q)", p=patch, q=patch),
-        "a view or reshape alone does not move pixels: patches are not rows of the picture":
-            patches.reshape(video.shape),
-    }  # fmt: skip
-    diagnose(found, video, wrong, "the video", "every pixel must return to its place")
+def check_as_one_layer(as_one_layer, seed=0):
+    """`as_one_layer(first, second)` is the weight and bias of second(first(x))."""
+    a, b, c = sizes(3, seed)
+    torch.manual_seed(seed)
+    first, second = nn.Linear(a, b), nn.Linear(b, c)
+    with torch.no_grad():
+        weight, bias = unpack(as_one_layer(first, second), "the weight", "the bias")
+        wrong = {"a weight is (out, in): transpose it": (second.weight @ first.weight).T}
+        diagnose(weight, second.weight @ first.weight, wrong, "the weight")
+        wrong = {
+            "the first layer's bias goes through the second layer": second.bias,
+            "the second layer's bias is missing": second.weight @ first.bias,
+            "the first bias goes through the second weight, not around it": second.bias + first.bias.sum(),
+        }  # fmt: skip
+        diagnose(bias, second.weight @ first.bias + second.bias, wrong, "the bias")
+        x = noise(3, a, seed=seed)
+        weight, bias = numbers(weight, "the weight"), numbers(bias, "the bias")
+        diagnose(
+            F.linear(x.double(), weight, bias), second(first(x)), {}, "what your layer makes of x"
+        )
 
 
-def check_place(place, seed=0):
-    """`place(index, t, h, w)`: frame, row, column for the orders (t h w) and (w h t)."""
-    t, h, w = sizes(3, seed, of=(3, 4, 5, 2))
-    grid = torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w)).view(t, h, w, 3)
-    orders = {
-        "(t h w)": rearrange(grid, "t h w d -> (t h w) d"),
-        "(w h t)": rearrange(grid, "t h w d -> (w h t) d"),
+def check_mlp_share(mlp_share):
+    """`mlp_share()` is the MLP's share of the weights of four kinds of blocks."""
+    answers = mlp_share()
+    if isinstance(answers, dict):
+        for key, value in answers.items():
+            if value is not None:
+                share = number(value, f"{key!r}")
+                assert 0 < share < 1, (
+                    f"{key!r}: a share is between 0 and 1, not {share:.3g}: MLP / whole block"
+                )
+        answers = {key: None if value is None else float(value) for key, value in answers.items()}
+    hints = {
+        "image": "an attention has 4 d² weights, the MLP 8 d², the block is their sum",
+        "divided": "two attentions of 4 d², and one extra (d, d) layer",
+        "axial": "three attentions of 4 d², and two extra layers",
+        "divided, GEGLU": "GEGLU makes the first of the MLP's two matrices twice as wide",
     }
-    lists = {name: [tuple(place) for place in order.tolist()] for name, order in orders.items()}
-    for index in (1, t * h + 1, t * h * w - 2):
-        found = unpack(place(index, t, h, w), "the place for (t h w)", "the place for (w h t)")
-        for (pattern, places), triple in zip(lists.items(), found):
-            triple = tuple(whole(n, "a place") for n in unpack(triple, "frame", "row", "column"))
-            right = places[index]
-            other = next(places for name, places in lists.items() if name != pattern)[index]
-            told = f'place {index} of "{pattern}" in {t} frames of {h} x {w}: {triple}'
-            slow = dict(zip("thw", ("frames", "rows", "columns")))[pattern[1]]
-            assert triple == right or triple != other, f"{told} is the place in the other layout"
-            assert triple == right or triple != right[::-1], (
-                f"{told}: give frame, row, column, in this order"
-            )
-            wrong = [
-                name for name, a, b in zip(("frame", "row", "column"), triple, right) if a != b
-            ]
-            assert triple == right, (
-                f"{told}: the {wrong[0] if wrong else ''} is wrong. The {slow} are slowest there"
-            )
+    right = {"image": 8 / 12, "divided": 8 / 17, "axial": 8 / 22, "divided, GEGLU": 12 / 21}
+    check_answers(answers, right, hints)
 
 
-def check_positions(add_positions, seed=0):
-    """`add_positions(patches, cls, space, time)` adds place and moment to the patches, copies cls."""
-    b, t, h, w = sizes(4, seed, of=(2, 3, 3, 3) if seed == 1 else (2, 3, 4, 5))
-    d = 3
-    patches, cls = noise(b, t, h, w, d, seed=seed), noise(d, seed=seed + 1)
-    space, time = noise(h, w, d, seed=seed + 2), noise(t, d, seed=seed + 3)
-    right = patches + space + time[:, None, None]
+def check_as_convolutions(as_convolutions, seed=0):
+    """`as_convolutions(net)` gives what a FeedForward gives, by convolutions of width 1."""
+    b, n, dim = sizes(3, seed, of=(2, 4, 6, 3))
+    torch.manual_seed(seed)
+    net, x = FeedForward(dim, mult=2).eval(), noise(b, n, dim, seed=seed)
+    first, _, _, second = net.net
+    value, gate = first(x).chunk(2, dim=-1)
+    wrong = {
+        "value and gate are swapped": second(F.gelu(value) * gate),
+        "the second bias is missing": net(x) - second.bias,
+        "put the axes back at the end: (b, n, dim)": net(x).mT,
+    }
+    run = as_convolutions(net)
+    assert callable(run), "return a function that takes x"
+    used, conv1d = [], F.conv1d
+    F.conv1d = lambda *given, **named: used.append(1) or conv1d(*given, **named)
     try:
-        added = add_positions(patches.clone(), cls.clone(), space, time)
-    except NotImplementedError:  # nothing written yet; a RuntimeError, as it happens
-        raise
-    except RuntimeError as error:
-        raise AssertionError(
-            f"the sizes do not fit ({error}): does time lie along the frames, space along rows and columns?"
-        ) from error
-    found, copies = unpack(added, "the patches", "the class token")
-    wrong = {
-        "the time embedding is missing": patches + space,
-        "the space embedding is missing": patches + time[:, None, None],
-        "the space embedding is added twice": right + space,
-        "the time embedding is added twice": right + time[:, None, None],
-    }
-    if t == w:
-        wrong["time lies along the columns"] = patches + space + time
-    if t == h:
-        wrong["time lies along the rows"] = patches + space + time[:, None]
-    if h == w:
-        wrong["rows and columns of space are swapped"] = right - space + space.transpose(0, 1)
-    diagnose(found, right, wrong, "the patches")
-    wrong = {
-        "the class token has no moment: leave time out of it": (cls + time[0]).expand(b, d),
-        "the class token stands for the whole clip: one copy a clip, (b, d)": cls,
-        "the class token has no place: leave space out of it": (cls + space[0, 0]).expand(b, d),
-    }
-    diagnose(copies, cls.expand(b, d), wrong, "the class token")
-
-
-def check_tubelets(to_tubelets, from_tubelets, seed=0):
-    """`to_tubelets(video, span, patch)` cuts patches that span frames; the other puts them back."""
-    b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
-    span, patch, c = 2 + seed % 2, 2, 3
-    video = noise(b, t * span, c, h * patch, w * patch, seed=seed)
-    pattern = "b (t s) c (h p) (w q) -> b t h w"
-    lengths = dict(s=span, p=patch, q=patch)
-    right = rearrange(video, f"{pattern} (s c p q)", **lengths)
-    found = to_tubelets(video, span, patch)
-    wrong = {
-        "the frames of a tubelet follow each other; yours are far apart: (t s), not (s t)":
-            rearrange(video, "b (s t) c (h p) (w q) -> b t h w (s c p q)", **lengths),
-        "inside a tubelet the order is frame, colour, row, column; you put colour first":
-            rearrange(video, f"{pattern} (c s p q)", **lengths),
-        "inside a tubelet the order is frame, colour, row, column; you put the frame last":
-            rearrange(video, f"{pattern} (c p q s)", **lengths),
-    }  # fmt: skip
-    diagnose(found, right, wrong, "the tubelets")
-    diagnose(from_tubelets(right, span, patch), video, {}, "the video put together again",
-             "every pixel must return to its place and its frame")  # fmt: skip
-    why = f"{t * span - 1} frames cannot be cut into tubelets of {span}"
-    refuses(lambda: to_tubelets(video[:, 1:], span, patch), why)
+        found = run(x)
+    finally:
+        F.conv1d = conv1d
+    diagnose(found, net(x), wrong, "your network's output",
+             "with the same weights it should give what FeedForward gives")  # fmt: skip
+    assert used, "the numbers are right, but F.conv1d was not used"

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from utils.model import AttentionStep, Step
 from utils.paths import DATA
 
-# Lesson 01: four stacks, and what is taken from them. "fall": what the picture shows.
+# Lesson 03: four stacks, and what is taken from them. "fall": what the picture shows.
 STACKS = {
     "A": dict(fall="double"),
     "B": dict(fall="none", skip=True, norm=True),
@@ -36,7 +36,7 @@ def difference_by_layer(stack, seed, depth=12, n=32):
     return left
 
 
-# Lesson 05: what four heads do with the frames of one patch.
+# Lesson 02: what four heads do with the frames of one patch.
 HEADS = {
     "A": "looks at the frame before",
     "B": "takes a bit of every frame",
@@ -58,7 +58,7 @@ def attention_maps():
     return {name: table.softmax(-1) for name, table in scores.items()}
 
 
-# Lesson 07: whom the patch at row 3, column 2 of frame 1 can see.
+# Lesson 08: whom the patch at row 3, column 2 of frame 1 can see.
 STEPS = {
     "A": ("global", Step("(b i j k) (t h w)", grid="b (t i) (h j) (w k)")),
     "B": ("columns", Step("(b t w) h")),

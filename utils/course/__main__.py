@@ -92,7 +92,7 @@ def parser():
     one.add_argument("--ip", help="0.0.0.0 in a container, so that it can be reached from outside")
 
     one = command(execute, "execute", "run lessons and solved exercises (default: all), store their outputs, print seconds")  # fmt: skip
-    one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="as 05, or 05_attention_exercises")  # fmt: skip
+    one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="as 02, or 02_attention_exercises")  # fmt: skip
 
     one = command(numbers, "numbers", "do the stored outputs hold on another machine? runs all as other processors would, 16 minutes with --jobs 2")  # fmt: skip
     one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK")

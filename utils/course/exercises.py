@@ -30,7 +30,7 @@ HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n.*?\n### END HIDDEN TESTS\n?", re
 class Task:
     """One task of an exercise: its text, its answer as solved in the source, and its check."""
 
-    name: str  # such as "05-attend", nbgrader's id of the answer cell
+    name: str  # such as "02-attend", nbgrader's id of the answer cell
     title: str
     points: int
     text: str
@@ -39,7 +39,7 @@ class Task:
 
 
 def exercises():
-    """The names of all exercises, such as "05_attention", in reading order."""
+    """The names of all exercises, such as "02_attention", in reading order."""
     return sorted(path.parent.name for path in (EXERCISES / "release").glob("*/*_exercises.ipynb"))
 
 

@@ -61,7 +61,7 @@ def solved_exercises():
 
 
 def choose(names, paths):
-    """The notebooks that are meant: a name is the beginning of a file's name, as "05"; no names: all.
+    """The notebooks that are meant: a name is the beginning of a file's name, as "02"; no names: all.
 
     SystemExit for a name that none begins with.
     """

@@ -71,7 +71,7 @@ def marks(cell):
 
 
 def read_exercise(name):
-    """The exercise called `name` ("05_attention"), from its student copy."""
+    """The exercise called `name` ("02_attention"), from its student copy."""
     notebook = nbformat.read(exercises.release(name), as_version=4)
     cells = {marks(cell)["grade_id"]: cell for cell in notebook.cells if marks(cell)}
     tasks, answer, title = [], None, ""

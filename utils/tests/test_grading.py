@@ -28,7 +28,7 @@ from utils.paths import ROOT
 
 if not (exercises.EXERCISES / "source").is_dir():
     pytest.skip("a students' copy, without solutions", allow_module_level=True)
-NAME = "05_attention"
+NAME = "02_attention"
 EXERCISE = read_exercise(NAME)
 SOURCE = nbformat.read(exercises.source(NAME), as_version=4)
 GIVEN = {marks(cell)["grade_id"]: cell.source for cell in SOURCE.cells if marks(cell)}
@@ -43,13 +43,13 @@ slow = pytest.mark.slow
 
 # Answers that are wrong, but run.
 WRONG = {
-    "05-by-hand": "def by_hand():\n    return [0.0, 0.0, 0.0], [0.0, 0.0]",
-    "05-attend": "def attend(q, k, v):\n    return (q @ k.transpose(-2, -1)).softmax(-1) @ v",
-    "05-repair": "class Attention(BrokenAttention):\n    pass",
-    "05-causal": "def attend_to_the_past(q, k, v):\n    return F.scaled_dot_product_attention(q, k, v)",
-    "05-cost": "def cost(dim, heads, n):\n    return dim, n",
-    "05-read-maps": "def read_maps():\n    return {}",
-    "05-chunks": "def attend_in_chunks(q, k, v, size):\n    return q",
+    "02-by-hand": "def by_hand():\n    return [0.0, 0.0, 0.0], [0.0, 0.0]",
+    "02-attend": "def attend(q, k, v):\n    return (q @ k.transpose(-2, -1)).softmax(-1) @ v",
+    "02-repair": "class Attention(BrokenAttention):\n    pass",
+    "02-causal": "def attend_to_the_past(q, k, v):\n    return F.scaled_dot_product_attention(q, k, v)",
+    "02-cost": "def cost(dim, heads, n):\n    return dim, n",
+    "02-read-maps": "def read_maps():\n    return {}",
+    "02-chunks": "def attend_in_chunks(q, k, v, size):\n    return q",
 }
 
 HOG = """\
@@ -182,10 +182,10 @@ def deleted(*grade_ids, notebook=None):
 def edited():
     """Checks that say yes, points raised, a check that asks to be skipped; the answers are wrong."""
     notebook = filled(SOLUTIONS | WRONG)
-    cell_of(notebook, "05-attend-check").source = "assert True"
-    cell_of(notebook, "05-repair-check").metadata["tags"] = ["skip-execution"]
-    cell_of(notebook, "05-causal-check").metadata["nbgrader"]["points"] = 100
-    cell_of(notebook, "05-cost-check").metadata["nbgrader"]["solution"] = True
+    cell_of(notebook, "02-attend-check").source = "assert True"
+    cell_of(notebook, "02-repair-check").metadata["tags"] = ["skip-execution"]
+    cell_of(notebook, "02-causal-check").metadata["nbgrader"]["points"] = 100
+    cell_of(notebook, "02-cost-check").metadata["nbgrader"]["solution"] = True
     return notebook
 
 
@@ -206,21 +206,21 @@ STUDENTS = {
     "Ada Lövelace_123_assignsubmission_file": filled(),
     "empty": filled({}),
     "wrong": filled(SOLUTIONS | WRONG),
-    "half": filled({name: SOLUTIONS[name] for name in ("05-by-hand", "05-attend", "05-repair")}),
-    "loop": with_answer("05-attend", "def attend(q, k, v):\n    while True:\n        pass"),
-    "hog": with_answer("05-attend", HOG),
-    "syntax": with_answer("05-attend", "def attend(q, k, v):\n    return q @"),
+    "half": filled({name: SOLUTIONS[name] for name in ("02-by-hand", "02-attend", "02-repair")}),
+    "loop": with_answer("02-attend", "def attend(q, k, v):\n    while True:\n        pass"),
+    "hog": with_answer("02-attend", HOG),
+    "syntax": with_answer("02-attend", "def attend(q, k, v):\n    return q @"),
     "stripped": stripped(filled()),
-    "stripped and cut": stripped(deleted("05-attend-check")),
-    "twins": duplicated("05-attend"),
-    "quarrel": duplicated("05-attend", WRONG["05-attend"]),
-    "deleted": deleted("05-setup", "05-attend-check", "05-cost"),
+    "stripped and cut": stripped(deleted("02-attend-check")),
+    "twins": duplicated("02-attend"),
+    "quarrel": duplicated("02-attend", WRONG["02-attend"]),
+    "deleted": deleted("02-setup", "02-attend-check", "02-cost"),
     "edited": edited(),
-    "killer": with_answer("05-attend", "def attend(q, k, v):\n    import os\n    os._exit(0)"),
-    "leaver": with_answer("05-attend", "def attend(q, k, v):\n    raise SystemExit"),
-    "stubborn": with_answer("05-attend", STUBBORN),
-    "cheat": filled(SOLUTIONS | WRONG | {"05-read-maps": SOLUTIONS["05-read-maps"]}),
-    FORMULA: with_answer("05-attend", SOLUTIONS["05-attend"] + NOISY),
+    "killer": with_answer("02-attend", "def attend(q, k, v):\n    import os\n    os._exit(0)"),
+    "leaver": with_answer("02-attend", "def attend(q, k, v):\n    raise SystemExit"),
+    "stubborn": with_answer("02-attend", STUBBORN),
+    "cheat": filled(SOLUTIONS | WRONG | {"02-read-maps": SOLUTIONS["02-read-maps"]}),
+    FORMULA: with_answer("02-attend", SOLUTIONS["02-attend"] + NOISY),
     "another course": another_course(),
     "no notebook": "this is not JSON",
 }
@@ -228,8 +228,8 @@ STUDENTS = {
 SIX = (FORMULA, "empty", "loop", "hog", "cheat", "thief")
 NEVER_RUN = ("stripped and cut", "quarrel", "another course", "no notebook")
 ANSWERS = ROOT / "utils" / "tests" / "answers"
-cell_of(STUDENTS["cheat"], "05-by-hand").source += CHEAT
-cell_of(STUDENTS[FORMULA], "05-words").source = "=1+1 <script>alert('markdown')</script>"
+cell_of(STUDENTS["cheat"], "02-by-hand").source += CHEAT
+cell_of(STUDENTS[FORMULA], "02-words").source = "=1+1 <script>alert('markdown')</script>"
 
 
 def rows(path):
@@ -267,7 +267,7 @@ def hand_in(folder, students):
         "answers": str(ANSWERS / f"{NAME}.txt"),
         "outside": str(folder.parent / "loot"),
     }
-    thief = with_answer("05-by-hand", SOLUTIONS["05-by-hand"] + THIEF.format(**places))
+    thief = with_answer("02-by-hand", SOLUTIONS["02-by-hand"] + THIEF.format(**places))
     write(folder / "thief" / "x.ipynb", thief)
 
 
@@ -365,17 +365,17 @@ def test_points_of_each_task(table, student, points):
             "Ada Lövelace_123_assignsubmission_file": r"^words is still to be graded by hand$",
             FORMULA: r"^words is still to be graded by hand$",
             "empty": r"^$",
-            "hog": r"05-attend stopped the grader: it needed more than 2 GB of memory; it was taken out",
-            "killer": r"05-attend stopped the grader: it ended the Python that ran it",
-            "stubborn": r"05-attend stopped the grader: it took longer than 5 s and could not be interrupted",
+            "hog": r"02-attend stopped the grader: it needed more than 2 GB of memory; it was taken out",
+            "killer": r"02-attend stopped the grader: it ended the Python that ran it",
+            "stubborn": r"02-attend stopped the grader: it took longer than 5 s and could not be interrupted",
             "stripped": r"nbgrader's markers were gone; every cell is in its place, so they were put back",
-            "twins": r"the cell 05-attend was there 2 times; one was kept",
-            "deleted": r"05-setup was deleted; it was put back.*05-attend-check was deleted; it was put back.*"
-            r"answer cell 05-cost was deleted: only what other cells define was checked",
-            "edited": r"^the cell 05-attend-check was edited; the original was run in its place; words",
+            "twins": r"the cell 02-attend was there 2 times; one was kept",
+            "deleted": r"02-setup was deleted; it was put back.*02-attend-check was deleted; it was put back.*"
+            r"answer cell 02-cost was deleted: only what other cells define was checked",
+            "edited": r"^the cell 02-attend-check was edited; the original was run in its place; words",
             "twice": r"^the same answers were handed in 2 times$",
             "cheat": r"(?=.*replaced utils.checks.check_attend; it was put back)(?=.*replaced torch.allclose; )"
-            r"(?=.*replaced utils.checks.lesson_05.check_causal; )(?=.*replaced checks; )",
+            r"(?=.*replaced utils.checks.lesson_02.check_causal; )(?=.*replaced checks; )",
         }
     ),
     indirect=["graded"],
@@ -388,7 +388,7 @@ def test_what_could_not_be_graded_is_listed_with_a_reason(graded, table):
     listed = {row["student"]: row for row in rows(graded.out / "not_graded.csv")}
     reasons = {
         "stripped and cut": "markers are gone, and the cells are not those of the exercise one by one",
-        "quarrel": "the cell 05-attend is there 2 times, with different content",
+        "quarrel": "the cell 02-attend is there 2 times, with different content",
         "two": "2 different files for this exercise: a.ipynb, b.ipynb",
         "another course": "not one of the course's exercises",
         "no notebook": "not a notebook: the file is no JSON",
@@ -423,7 +423,7 @@ def ran(out, student):
 
 
 def test_the_thief_got_nothing(graded, table):
-    cell = cell_of(ran(graded.out, "thief"), "05-by-hand")
+    cell = cell_of(ran(graded.out, "thief"), "02-by-hand")
     printed = "".join(out.text for out in cell.outputs if out.output_type == "stream")
     assert "the grader does not let an exercise read" in printed
     (stolen,) = re.findall(r"LOOT (.*)", printed)
@@ -533,7 +533,7 @@ def test_what_a_cell_replaced_is_put_back_and_what_torch_wraps_itself_is_not(mon
 @slow
 def test_the_check_that_was_to_be_skipped_ran(everyone):
     notebook = ran(everyone.out, "edited")
-    assert cell_of(notebook, "05-repair-check").outputs[0].output_type == "error"
+    assert cell_of(notebook, "02-repair-check").outputs[0].output_type == "error"
 
 
 # The feedback pages ----------------------------------------------------------------------------------
@@ -727,43 +727,43 @@ def test_own_cells_stay_and_tags_outputs_and_strange_markers_go(tmp_path):
         3, nbformat.v4.new_code_cell("1 + 1", metadata={"tags": ["skip-execution"]})
     )
     notebook.cells[4].metadata["nbgrader"] = "nonsense"
-    notebook.cells[-1].metadata["nbgrader"]["grade_id"] = "05-words"
+    notebook.cells[-1].metadata["nbgrader"]["grade_id"] = "02-words"
     notebook.cells.append(
-        nbformat.v4.new_markdown_cell("x", metadata={"nbgrader": {"grade_id": "05-old"}})
+        nbformat.v4.new_markdown_cell("x", metadata={"nbgrader": {"grade_id": "02-old"}})
     )
     submission = check(tmp_path, notebook)
     assert len(submission.notebook.cells) == len(notebook.cells)
     assert (
         submission.notebook.cells[3].source == "1 + 1" and not submission.notebook.cells[3].metadata
     )
-    assert submission.notes == ["cells that this exercise does not have were left ungraded: 05-old"]
+    assert submission.notes == ["cells that this exercise does not have were left ungraded: 02-old"]
 
 
 def test_an_emptied_copy_is_no_second_answer(tmp_path):
-    stub = cell_of(EXERCISE.notebook, "05-attend").source
-    submission = check(tmp_path, duplicated("05-attend", stub))
-    assert submission.notes == ["the cell 05-attend was there 2 times; one was kept"]
-    assert cell_of(submission.notebook, "05-attend").source == SOLUTIONS["05-attend"]
+    stub = cell_of(EXERCISE.notebook, "02-attend").source
+    submission = check(tmp_path, duplicated("02-attend", stub))
+    assert submission.notes == ["the cell 02-attend was there 2 times; one was kept"]
+    assert cell_of(submission.notebook, "02-attend").source == SOLUTIONS["02-attend"]
 
 
 def test_deleted_cells_come_back_in_their_places(tmp_path):
-    gone = ("05-setup", "05-imports", "05-attend-check", "05-words", "05-cost", "05-cost-check")
+    gone = ("02-setup", "02-imports", "02-attend-check", "02-words", "02-cost", "02-cost-check")
     submission = check(tmp_path, deleted(*gone))
     ids = [marks(cell).get("grade_id") for cell in submission.notebook.cells]
     assert [one for one in ids if one] == list(EXERCISE.cells)
     assert len(submission.notes) == len(gone)
-    assert "the answer cell 05-words was deleted: no answer" in submission.notes
+    assert "the answer cell 02-words was deleted: no answer" in submission.notes
 
 
 def test_cells_in_another_order_and_of_another_kind_are_noted(tmp_path):
     notebook = filled()
     notebook.cells.insert(0, notebook.cells.pop())
-    cell = cell_of(notebook, "05-attend")
+    cell = cell_of(notebook, "02-attend")
     notebook.cells[notebook.cells.index(cell)] = nbformat.v4.new_markdown_cell(
         cell.source, metadata=cell.metadata
     )
     notes = check(tmp_path, notebook).notes
-    assert notes == ["the cell 05-attend had been turned into markdown",
+    assert notes == ["the cell 02-attend had been turned into markdown",
                      "the given cells stand in another order than in the exercise"]  # fmt: skip
 
 
@@ -778,7 +778,7 @@ def test_cells_in_another_order_and_of_another_kind_are_noted(tmp_path):
         ('{"cells": [{"cell_type": "code", "source": {}}]}', "a cell in it is broken"),
         ('{"cells": []}', "not one of the course's exercises"),
         (another_course(), "not one of the course's exercises"),
-        (stripped(deleted("05-attend")), "markers are gone"),
+        (stripped(deleted("02-attend")), "markers are gone"),
         (deleted(*(task.answer for task in EXERCISE.tasks)), "all answer cells are gone"),
     ],
 )
@@ -836,14 +836,14 @@ def checked(tmp_path, notebook):
 
 def test_imports_added_to_a_given_cell_are_kept(tmp_path):
     notebook = copy.deepcopy(EXERCISE.notebook)
-    cell_of(notebook, "05-imports").source += "\nimport numpy as np\nprint('hello')"
+    cell_of(notebook, "02-imports").source += "\nimport numpy as np\nprint('hello')"
     found = checked(tmp_path, notebook)
     place = next(
-        n for n, c in enumerate(found.notebook.cells) if marks(c).get("grade_id") == "05-imports"
+        n for n, c in enumerate(found.notebook.cells) if marks(c).get("grade_id") == "02-imports"
     )
     assert found.notebook.cells[place + 1].source == "import numpy as np"
     assert any("then the imports that were added" in note for note in found.notes)
-    cell_of(notebook, "05-attend-check").source += "\nimport numpy as np"  # a check is a check
+    cell_of(notebook, "02-attend-check").source += "\nimport numpy as np"  # a check is a check
     assert len(checked(tmp_path, notebook).notebook.cells) == len(found.notebook.cells)
 
 
@@ -851,10 +851,10 @@ def test_words_below_the_given_cell_are_an_answer(tmp_path):
     notebook = copy.deepcopy(EXERCISE.notebook)
     notebook.cells.append(nbformat.v4.new_markdown_cell(WORDS))
     found = checked(tmp_path, notebook)
-    assert cell_of(found.notebook, "05-words").source == WORDS
+    assert cell_of(found.notebook, "02-words").source == WORDS
     assert any("stood in a text cell below" in note for note in found.notes)
-    cell_of(notebook, "05-words").source = "My answer."
-    assert cell_of(checked(tmp_path, notebook).notebook, "05-words").source == "My answer."
+    cell_of(notebook, "02-words").source = "My answer."
+    assert cell_of(checked(tmp_path, notebook).notebook, "02-words").source == "My answer."
 
 
 def test_a_students_copy_says_that_it_cannot_grade(tmp_path, monkeypatch):

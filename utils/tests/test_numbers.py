@@ -78,7 +78,7 @@ def test_gradients_and_training_are_disturbed_too():
         assert not torch.equal(a, b) and torch.allclose(a, b, rtol=1e-2, atol=1e-3)
 
 
-# Lesson 01 of the first edition, code cell 14 of the report that it failed on another processor.
+# Lesson 03 of the first edition, code cell 14 of the report that it failed on another processor.
 COLLAPSE = """
 import math
 import torch
@@ -136,11 +136,11 @@ def test_the_command_counts_what_changes(monkeypatch, capsys):
 
     monkeypatch.setattr(numbers, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(numbers, "run", lambda path, machine: [f"{path.stem}: changed"] * (machine == STORM))  # fmt: skip
-    assert main(["numbers", "02_prenorm"]) == 1
+    assert main(["numbers", "04_prenorm"]) == 1
     out = capsys.readouterr().out
-    assert "02_prenorm: changed" in out and "2 notebooks on 3 machines: 2 changes" in out
+    assert "04_prenorm: changed" in out and "2 notebooks on 3 machines: 2 changes" in out
     monkeypatch.setattr(numbers, "run", lambda path, machine: [])
-    assert main(["numbers", "02_prenorm"]) == 0
+    assert main(["numbers", "04_prenorm"]) == 0
     assert "no changes" in capsys.readouterr().out
 
 

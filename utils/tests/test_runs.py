@@ -327,7 +327,7 @@ def test_the_command_line_says_what_is_wrong(arguments, message):
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow  # lesson 13 trains this very line and seed
+@pytest.mark.slow  # lesson 14 trains this very line and seed
 def test_a_line_of_a_table_comes_out_again():
     """`python -m utils.experiments --check` does this for every table; here for a quick line."""
     (run,) = (r for r in GRIDS["convolution"] if (r.variant, r.task) == ("frame differences + 2D CNN", "shape"))  # fmt: skip

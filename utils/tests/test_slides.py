@@ -141,10 +141,10 @@ def sections(page):
 
 
 def test_one_page_a_lesson(tmp_path, capsys):
-    path = next(path for path in lessons() if path.stem.startswith("05"))
-    main(["slides", "05", "--out", str(tmp_path), "--reveal", "reveal.js"])
+    path = next(path for path in lessons() if path.stem.startswith("02"))
+    main(["slides", "02", "--out", str(tmp_path), "--reveal", "reveal.js"])
     (made,) = tmp_path.iterdir()
-    assert made.name == "05_attention.html"
+    assert made.name == "02_attention.html"
     page, deck = made.read_text(encoding="utf-8"), slides.slides(read(path))
     found = sections(page)
     assert len(found) == len(deck) and f"{len(deck)} slides" in capsys.readouterr().out
@@ -177,10 +177,10 @@ def test_offline_pages_need_no_network(tmp_path, monkeypatch):
     sums = {name: hashlib.sha512((place / name).read_bytes()).hexdigest() for name in slides.SHA512}
     monkeypatch.setattr(slides, "cache_folder", lambda: tmp_path)
     with pytest.raises(SystemExit, match="is not the file that npm has"):
-        slides.make(["03"], tmp_path / "out", offline=True)
+        slides.make(["05"], tmp_path / "out", offline=True)
     monkeypatch.setattr(slides, "SHA512", sums)
-    slides.make(["03"], tmp_path / "out", offline=True)
-    page = (tmp_path / "out" / "03_geglu.html").read_text(encoding="utf-8")
+    slides.make(["05"], tmp_path / "out", offline=True)
+    page = (tmp_path / "out" / "05_geglu.html").read_text(encoding="utf-8")
     loads = r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="(?!data:)'  # what a browser fetches by itself
     assert not re.search(loads, page), "something is linked"
     for _, member in slides.INSIDE.values():
@@ -192,7 +192,7 @@ def test_a_package_that_cannot_be_fetched_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(slides, "cache_folder", lambda: tmp_path / "none")
     monkeypatch.setattr(slides, "address", lambda name: f"http://127.0.0.1:9/{name}")
     with pytest.raises(SystemExit, match=r"cannot fetch http://127.*put it into .*none"):
-        slides.make(["03"], tmp_path, offline=True)
+        slides.make(["05"], tmp_path, offline=True)
     assert not list(tmp_path.rglob("*.html")) and not list(tmp_path.rglob("*.part"))
 
 
@@ -208,13 +208,13 @@ def test_addresses_of_the_packages():
 
 def test_an_unknown_lesson_is_an_error(tmp_path):
     with pytest.raises(
-        SystemExit, match="no notebook is called 99; there are: 00_start_here, .*13_experiments"
+        SystemExit, match="no notebook is called 99; there are: 00_start_here, .*14_experiments"
     ):
-        main(["slides", "05", "99", "--out", str(tmp_path)])
+        main(["slides", "02", "99", "--out", str(tmp_path)])
     assert not list(tmp_path.iterdir())
 
 
 def test_pages_go_to_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(slides, "cache_folder", lambda: tmp_path)
-    slides.make(["03"])
-    assert [path.name for path in (tmp_path / "slides").iterdir()] == ["03_geglu.html"]
+    slides.make(["05"])
+    assert [path.name for path in (tmp_path / "slides").iterdir()] == ["05_geglu.html"]

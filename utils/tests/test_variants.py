@@ -59,7 +59,7 @@ def test_every_parameter_of_every_network_gets_a_gradient(run):
         if p.requires_grad and (p.grad is None or not p.grad.any())
     }
     if run.change in (variants.space_first, variants.parallel):
-        # Their last time step comes too late for the class token: lesson 13 says so.
+        # Their last time step comes too late for the class token: lesson 14 says so.
         assert idle and all(name.startswith("blocks.1.") for name in idle)
     else:
         assert not idle
