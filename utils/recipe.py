@@ -24,6 +24,10 @@ LIPS_SHORT = LIPS_RECIPE | dict(epochs=8)
 # Three of these are kept in data/: a little narrower, trained for longer; their answers are averaged.
 LIPS_KEPT = LIPS_MODEL | dict(dim=80)
 LIPS_WEIGHTS = LIPS_RECIPE | dict(epochs=110, mixed=0.8, pace=0.4)
+# Lessons 02 to 09 look into this one: it reads a little worse, but 8 x 4 x 6 patches are worth looking at.
+LIPS_TILES = dict(num_classes=51, image_size=(32, 48), num_frames=8, patch_size=8, dim=48, depth=4,
+                  heads=4, dropout=0.0)  # fmt: skip
+LIPS_TILES_RECIPE = dict(epochs=30, batch_size=32, peak_lr=2e-3, weight_decay=0.05, pace=0.4)
 
 
 def motion_data(split="train", progress=True):
@@ -61,11 +65,13 @@ def train_lips(
     `recipe` is what `fit` is called with, and perhaps "mixed", how often `lips.mix` mixes a batch, and
     "pace", how much `lips.vary` varies the pace.
     `folder` is where the words' clips are: another speaker's has been made by `python -m utils.course
-    lips`; `sizes` are LIPS_MODEL unless given. Returns (model in eval mode, history, seconds in `fit`). What it takes are `lips.channels`.
+    lips`; `sizes` are LIPS_MODEL unless given. Returns (model in eval mode, history, seconds in `fit`).
+    What the model takes are `lips.channels`.
     """
-    data = lips.windows(words, margin=lips.MARGIN, folder=folder, progress=progress)
+    sizes = sizes or LIPS_MODEL
+    data = lips.windows(words, sizes["num_frames"], margin=lips.MARGIN, folder=folder, progress=progress)  # fmt: skip
     torch.manual_seed(seed)
-    model = TimeSformer(**(sizes or LIPS_MODEL))
+    model = TimeSformer(**sizes)
     how = dict(recipe)
     augment = partial(lips.augment, often=how.pop("mixed", 0.5), pace=how.pop("pace", 1.0))
     started = time.perf_counter()

@@ -12,6 +12,7 @@
     lips-seeds     train the model that reads lips with five seeds, on the sentences for training and
                    validation, and test it; writes data/experiments/lips-seeds.json
     lips-weights   train the three models that the course keeps, data/lips_0.safetensors and so on
+    lips-tiles     train the one with small patches that lessons look into, data/lips_tiles.safetensors
     hands          train on synthetic arms, test on real hands (in ../shared/videos/gestures, not a
                    part of the course), five seeds; writes data/experiments/hands.json
     samples        write the sample clips to data/samples
@@ -132,6 +133,7 @@ OTHERS = {
     "recipe-variants": recipe_variants,
     "lips-seeds": lip_reader.seeds,
     "lips-weights": lip_reader.weights,
+    "lips-tiles": lip_reader.tiles,
     "hands": hands.hands,
     "samples": samples,
     "overview": overview,

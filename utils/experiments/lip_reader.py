@@ -1,4 +1,4 @@
-"""The models that read lips: five seeds of the recipe, and the three that the course keeps."""
+"""The models that read lips: five seeds of the recipe, the three that the course keeps, and one to look into."""
 
 import json
 from time import process_time
@@ -8,12 +8,15 @@ from utils.experiments.runs import in_parallel, one_thread
 from utils.experiments.spoken import fingerprint
 from utils.experiments.tables import machine
 from utils.paths import DATA, write_text
-from utils.recipe import LIPS_KEPT, LIPS_MODEL, LIPS_RECIPE, LIPS_WEIGHTS, train_lips
+from utils.recipe import (
+    LIPS_KEPT, LIPS_MODEL, LIPS_RECIPE, LIPS_TILES, LIPS_TILES_RECIPE, LIPS_WEIGHTS, train_lips,
+)  # fmt: skip
 from utils.training import load_model, predict_views, save_model
 
 SEEDS = range(5)
 RESULTS = DATA / "experiments" / "lips-seeds.json"
 WEIGHTS = [DATA / f"lips_{number}.safetensors" for number in range(3)]
+TILES = DATA / "lips_tiles.safetensors"
 
 
 def measure(models, split="test"):
@@ -22,7 +25,8 @@ def measure(models, split="test"):
     Each window is looked at in eighteen ways. Shares, rounded.
     """
     models = models if isinstance(models, list) else [models]
-    windows, labels = lips.windows(lips.words(split), margin=lips.MARGIN, progress=False)
+    frames = models[0].config["num_frames"]
+    windows, labels = lips.windows(lips.words(split), frames, margin=lips.MARGIN, progress=False)
     views = lips.views(windows)
     told = lips.accuracies(sum(predict_views(model, views) for model in models), labels)
     return {name: round(share, 4) for name, share in told.items()}
@@ -99,3 +103,14 @@ def weights(jobs=1):
         save_model(model, path, eight_bits=True, **notes)
         print(f"{path.name}: {notes['test']['all']:.1%} of the test words, {notes['seconds']} s")
     print(f"together: {together['all']:.1%}")
+
+
+def tiles():
+    """The model with small patches that lessons 02 to 09 look into; kept and measured in eight bits."""
+    setting = json.loads(json.dumps(dict(sizes=LIPS_TILES, recipe=LIPS_TILES_RECIPE, data=fingerprint())))  # fmt: skip
+    row, on, model = train("tiles", 0, LIPS_TILES_RECIPE, LIPS_TILES)
+    notes = row | setting | dict(machine=on, classes=lips.CLASSES)
+    save_model(model, TILES, eight_bits=True, **notes)
+    notes["test"] = measure(load_model(TILES)[0])
+    save_model(model, TILES, eight_bits=True, **notes)
+    print(f"{TILES.name}: {notes['test']['all']:.1%} of the test words, {notes['seconds']} s")
