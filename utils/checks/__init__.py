@@ -21,6 +21,20 @@ from utils.checks.components import (
     check_to_patches,
 )
 from utils.checks.diagnose import check_shape
+from utils.checks.lesson_01 import (
+    check_back,
+    check_place,
+    check_positions,
+    check_tokens_and_pairs,
+    check_tubelets,
+)
+from utils.checks.lesson_02 import (
+    check_attention_cost,
+    check_by_hand,
+    check_causal,
+    check_chunks,
+    check_read_maps,
+)
 from utils.checks.lesson_03 import (
     check_difference,
     check_difference_by_hand,
@@ -48,19 +62,13 @@ from utils.checks.lesson_06 import (
     check_mlp_share,
     check_repaired_feedforward,
 )
-from utils.checks.lesson_02 import (
-    check_attention_cost,
-    check_by_hand,
-    check_causal,
-    check_chunks,
-    check_read_maps,
-)
-from utils.checks.lesson_01 import (
-    check_back,
-    check_place,
-    check_positions,
-    check_tokens_and_pairs,
-    check_tubelets,
+from utils.checks.lesson_07 import (
+    check_asleep,
+    check_clips_are_apart,
+    check_copies,
+    check_divided_block,
+    check_paper_time_update,
+    check_space_update,
 )
 from utils.checks.lesson_08 import (
     check_groups_and_tokens,
@@ -69,14 +77,6 @@ from utils.checks.lesson_08 import (
     check_scores,
     check_time_attention,
     check_windows,
-)
-from utils.checks.lesson_07 import (
-    check_asleep,
-    check_clips_are_apart,
-    check_copies,
-    check_divided_block,
-    check_paper_time_update,
-    check_space_update,
 )
 from utils.checks.lesson_09 import (
     check_block_cost,

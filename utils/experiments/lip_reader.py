@@ -9,7 +9,13 @@ from utils.experiments.spoken import fingerprint
 from utils.experiments.tables import machine
 from utils.paths import DATA, write_text
 from utils.recipe import (
-    LIPS_KEPT, LIPS_MODEL, LIPS_RECIPE, LIPS_TILES, LIPS_TILES_RECIPE, LIPS_WEIGHTS, train_lips,
+    LIPS_KEPT,
+    LIPS_MODEL,
+    LIPS_RECIPE,
+    LIPS_TILES,
+    LIPS_TILES_RECIPE,
+    LIPS_WEIGHTS,
+    train_lips,
 )  # fmt: skip
 from utils.training import load_model, predict_views, save_model
 

@@ -5,6 +5,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
+from utils.plots.clips import animate
 from utils.plots.style import STEP_COLOURS, as_array
 
 
@@ -109,12 +110,13 @@ def reach(panels, place):
     figure.legend(keys, names, loc="outside lower center", ncols=4, fontsize=9)
 
 
-def tokens(frame, stages, grid):
+def tokens(frame, stages, grid, moving=False):
     """Tokens as colours, like colours for like tokens: a frame, then one row per entry of `stages`.
 
     Shapes: frame (height, width, 3) uint8; `stages` maps a name to tokens (h * w, d) after layer 0,
     1, …; `grid` is (h, w). The three strongest directions of each stage become red, green and blue,
     relative to the size of its tokens and turned to be as like the first stage's as they can be.
+    With `moving` a GIF instead, the entries side by side, one layer after the other.
     """
     first, rows = None, {}
     for name, row in stages.items():
@@ -126,10 +128,12 @@ def tokens(frame, stages, grid):
                 first = scores
             turn, _, back = np.linalg.svd(scores.T @ first)  # the best rotation, size untouched
             rows[name].append(np.clip(0.5 + 0.3 * scores @ turn @ back, 0, 1).reshape(*grid, 3))
+    if moving:
+        strips = np.stack([np.stack(pictures) for pictures in rows.values()])
+        return animate((255 * strips).round().astype(np.uint8), fps=1.2, width=336)
     columns = 1 + max(map(len, rows.values()))
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(10, 1.45 * len(rows) + 0.2), squeeze=False
-    )
+    size = 10, (9 / columns * grid[0] / grid[1] + 0.1) * len(rows) + 0.3
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
     for line, (name, pictures) in zip(axes, rows.items()):
         for ax, picture in zip(line, [frame, *pictures]):
             ax.imshow(picture, interpolation="nearest")

@@ -108,8 +108,8 @@ def test_shape_of_a_lesson(path):
         assert part in text, f"no {part!r}"
     lengths = [len([line for line in cell.source.splitlines() if line.strip()]) for cell in code]
     assert max(lengths) <= 40
-    assert 80 <= sum(lengths) <= 300 or path.stem.startswith("00")
-    assert 900 <= len(text.split()) <= 3000
+    assert 60 <= sum(lengths) <= 300 or path.stem.startswith("00")
+    assert 550 <= len(text.split()) <= 3000
     assert all(cell.execution_count for cell in code), "stored without outputs"
     outputs = [output for cell in code for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)
