@@ -163,10 +163,13 @@ class PreNorm(nn.Module):
 class GEGLU(nn.Module):
     """Halve the last dimension into value and gate; return value * gelu(gate).
 
-    Shapes: (..., 2 * dim) -> (..., dim). Source: Shazeer 2020, arXiv 2002.05202, section 2.
+    Shapes: (..., 2 * dim) -> (..., dim). ValueError when the last dimension is odd.
+    Source: Shazeer 2020, arXiv 2002.05202, section 2.
     """
 
     def forward(self, x):
+        if x.shape[-1] % 2:
+            raise ValueError(f"GEGLU needs a gate for every value, and {x.shape[-1]} is odd")
         value, gate = x.chunk(2, dim=-1)
         return value * F.gelu(gate)
 

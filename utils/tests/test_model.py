@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils.model import (
+    GEGLU,
     SCHEMES,
     Attention,
     AttentionStep,
@@ -373,3 +374,9 @@ def test_dropout_only_while_training():
     args = torch.randn(2, 3, 2, 3, 12), torch.randn(2, 12)
     assert not torch.equal(block.train()(*args)[0], block(*args)[0])
     assert torch.equal(block.eval()(*args)[0], block(*args)[0])
+
+
+def test_geglu_refuses_an_odd_width():
+    """`chunk` would cut 3 into 2 and 1, and broadcast: an answer without an error."""
+    with pytest.raises(ValueError, match="3 is odd"):
+        GEGLU()(torch.randn(2, 3, 3))
