@@ -38,8 +38,8 @@ def spotlight(clip, panels, colour="#222222", numbers=None):
     """Where a patch looks: the frame in pale grey, what it looks at in full colour, the patch framed blue.
 
     Shapes: clip (t, height, width, 3) uint8; `panels` maps a name to ((frame, row, column), shares
-    (t, h, w)), one row of frames each. A share of a tenth or more is framed in `colour` and printed, in
-    percent. `numbers` stand above the frames (the default counts from 0).
+    (t, h, w)), one row of frames each. A share of a tenth or more is framed in `colour` (one for all rows,
+    or a list) and printed, in percent. `numbers` stand above the frames (the default counts from 0).
     """
     t, (height, width) = len(clip), clip.shape[1:3]
     cell = min(1.6, 9.5 / t)
@@ -48,7 +48,8 @@ def spotlight(clip, panels, colour="#222222", numbers=None):
         figsize=(cell * t + 1.3, (cell * height / width + 0.05) * len(panels) + 0.5),
     )  # fmt: skip
     pale = 255 - 0.4 * (255 - clip.mean(-1, keepdims=True).repeat(3, -1))
-    for line, (name, (asked, shares)) in zip(axes, panels.items()):
+    colours = [colour] * len(panels) if isinstance(colour, str) else colour
+    for line, edge, (name, (asked, shares)) in zip(axes, colours, panels.items()):
         shares = as_array(shares)
         _, h, w = shares.shape
         down, across = height // h, width // w
@@ -59,7 +60,7 @@ def spotlight(clip, panels, colour="#222222", numbers=None):
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             for row, column in np.argwhere(shares[frame] >= 0.1):
-                ax.add_patch(plt.Rectangle((column * across - 0.5, row * down - 0.5), across, down, fill=False, edgecolor=colour, linewidth=1))  # fmt: skip
+                ax.add_patch(plt.Rectangle((column * across - 0.5, row * down - 0.5), across, down, fill=False, edgecolor=edge, linewidth=1))  # fmt: skip
                 ax.text((column + 0.5) * across, (row + 0.5) * down, f"{100 * shares[frame, row, column]:.0f}",
                         ha="center", va="center", fontsize=7, weight="bold",
                         bbox=dict(boxstyle="round,pad=0.1", facecolor="white", edgecolor="none", alpha=0.7))  # fmt: skip

@@ -23,6 +23,7 @@ from utils import lips
 from utils.model import SCHEMES, axis_sizes, fold
 from utils.plots.clips import frames as contact_sheet
 from utils.plots.maps import spotlight
+from utils.plots.style import SPACE, TIME
 from utils.rollout import attention_maps
 from utils.training import MEAN, STD, predict
 from utils.video import read_frames, write_video
@@ -230,18 +231,18 @@ def ask_a_patch(clip, grid, schemes=("divided",), asked=(0, 0, 0), first=0, mode
     """
     t, (h, w) = len(clip), grid
     maps = None if model is None else attention_maps(model, seen)
-    step = SCHEMES[schemes[0]][0]
+    inks = {"time": TIME, "space": SPACE, "other": "#222222"}
+    steps = [step for name in schemes for step in SCHEMES[name]]
     if maps is None:
-        panels = {}
+        panels, colour = {}, [inks[STEPS[step.pattern][0]] for step in steps]
         for name in schemes:
             for step in SCHEMES[name]:
                 groups = np.array(groups_of(step, t, h, w))
                 group = groups == groups[np.ravel_multi_index(asked, (t, h, w))]
                 panels[f"{name}:\n{STEPS[step.pattern][1]}"] = asked, (group / group.sum()).reshape(t, h, w)  # fmt: skip
     else:
-        shares = _shares(maps[0][0], step, asked, (t, h, w))
+        shares, colour = _shares(maps[0][0], steps[0], asked, (t, h, w)), inks[STEPS[steps[0].pattern][0]]  # fmt: skip
         panels = {f"head {head}": (asked, share) for head, share in enumerate(shares)}
-    colour = {"time": "#D55E00", "space": "#009E73", "other": "#222222"}[STEPS[step.pattern][0]]
     side = 24
     large = np.stack([cv2.resize(frame, (w * side, h * side), interpolation=cv2.INTER_CUBIC) for frame in clip])  # fmt: skip
     spotlight(large, panels, colour, numbers=range(first, first + t))
