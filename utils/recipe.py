@@ -9,8 +9,8 @@ from utils import lips
 from utils.dataset import VideoFolder
 from utils.model import TimeSformer
 from utils.motion import CLASSES, augment, write_dataset
-from utils.paths import cache_folder
-from utils.training import fit
+from utils.paths import DATA, cache_folder
+from utils.training import fit, load_model, predict_views
 
 # Motion clips: six classes, a minute.
 MODEL = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4)
@@ -77,3 +77,18 @@ def train_lips(
     started = time.perf_counter()
     history = fit(model, data, **how, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
     return model.eval(), history, time.perf_counter() - started
+
+
+def lip_readers():
+    """The three models that read lips, as the course keeps them: data/lips_0.safetensors and so on."""
+    return [load_model(DATA / f"lips_{number}.safetensors")[0] for number in range(3)]
+
+
+def read_lips(words, models=None, folder=lips.LIPS):
+    """What the kept models say of spoken words: probabilities of all 51 classes, (n, 51).
+
+    Each window is looked at in eighteen ways by each of the three `models`; the answers are averaged.
+    """
+    windows, _ = lips.windows(words, margin=lips.MARGIN, folder=folder, progress=False)
+    models, views = models or lip_readers(), lips.views(windows)
+    return sum(predict_views(model, views) for model in models) / len(models)

@@ -4,7 +4,7 @@ Each function draws one figure; in a notebook it appears below the cell.
 """
 
 from utils.plots.clips import animate, cut, frames, overview, play, spoken, timeline
-from utils.plots.curves import bars, clouds, lines, probabilities, reliability, seeds
+from utils.plots.curves import bars, claims, clouds, lines, probabilities, reliability, seeds
 from utils.plots.diagrams import diagram, model_map, slices, token_story
 from utils.plots.journey import journey
 from utils.plots.maps import confusion, heat, matrix, overlay, reach, spotlight, tokens

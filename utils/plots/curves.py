@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator
 
-from utils.plots.style import COLOURS, MARKS, as_array
+from utils.plots.style import ASK, COLOURS, MARKS, as_array
 
 
 def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2)):
@@ -143,3 +143,30 @@ def reliability(confidence, correct, bins=10):
         color="#b7b7b7",
     )
     counts.set(xlabel="confidence (highest probability)", ylabel="clips", xlim=(0, 1), yscale="log")
+
+
+def claims(rows, columns=("the paper", "our rule says")):
+    """One page of claims: what is said to be better (blue discs) and worse (grey triangles), every seed.
+
+    `rows` are tuples (claim, the paper's gap, values of the better one, of the worse one, verdict); a
+    row with None for the values is a heading. Values are shares from 0 to 1.
+    """
+    figure, axes = plt.subplots(figsize=(11, 0.36 * len(rows) + 0.9))
+    side = axes.get_yaxis_transform()
+    for row, (claim, paper, better, worse, verdict) in enumerate(rows):
+        heading = better is None
+        axes.text(-0.11, row, claim, transform=side, ha="right", va="center", fontsize=10, weight="bold" if heading else "normal")  # fmt: skip
+        if heading:
+            continue
+        axes.text(-0.055, row, paper, transform=side, ha="center", va="center", fontsize=9)
+        axes.text(1.02, row, verdict, transform=side, va="center", fontsize=9)
+        for values, up, colour, mark in ((better, -0.15, ASK, "o"), (worse, 0.15, "#777777", "^")):
+            axes.scatter(values, [row + up] * len(values), color=colour, marker=mark, s=24, alpha=0.75, zorder=3)  # fmt: skip
+            axes.plot([np.median(values)] * 2, [row + up - 0.14, row + up + 0.14], color="black", linewidth=1.3)  # fmt: skip
+        axes.axhline(row + 0.5, color="#eeeeee", linewidth=0.8, zorder=0)
+    for x, text in ((-0.055, columns[0]), (1.02, columns[1])):
+        axes.text(x, -0.75, text, transform=side, ha="center" if x < 0 else "left", fontsize=9, style="italic")  # fmt: skip
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-0.02, 1.03), yticks=[])
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("accuracy, one mark a seed; the black tick is the median")
