@@ -139,9 +139,7 @@ def window(word, total, num_frames=NUM_FRAMES):
     return np.arange(start, start + num_frames).clip(0, total - 1)
 
 
-def windows(
-    words, num_frames=NUM_FRAMES, size=IMAGE_SIZE, margin=(0, 0), folder=LIPS, progress=True
-):
+def windows(words, num_frames=NUM_FRAMES, size=IMAGE_SIZE, margin=(0, 0), folder=LIPS, progress=True):  # fmt: skip
     """The window of each word, in `grey`, with its label.
 
     `margin` is (frames, pixels) more on every side. Shapes: -> windows (n, num_frames + 2 * frames,
@@ -151,9 +149,7 @@ def windows(
     frames, pixels = margin
     view = size[0] + 2 * pixels, size[1] + 2 * pixels
     if view[0] > FRAME_SIZE[0] or view[1] > FRAME_SIZE[1]:
-        raise ValueError(
-            f"the clips have {FRAME_SIZE} pixels, too few for {size} with a margin of {pixels}"
-        )
+        raise ValueError(f"the clips have {FRAME_SIZE} pixels, too few for {size} with a margin of {pixels}")  # fmt: skip
 
     def read(sentence):
         return crop(grey(read_frames(clip_path(sentence, folder)), size), view)
@@ -214,8 +210,8 @@ def vary(windows, rng, margin=MARGIN, pace=1.0):
 
     Each window is moved within its margin, half of them are mirrored (a mirrored mouth says the same
     word), the mouth is up to 15 % quicker or slower and up to a frame early or late (`pace` times that),
-    light and contrast change a little. Shapes: (b, t + 2 * frames, height + 2 * pixels, width + 2 * pixels) uint8 ->
-    (b, t, height, width) uint8.
+    light and contrast change a little. Shapes: (b, t + 2 * frames, height + 2 * pixels, width +
+    2 * pixels) uint8 -> (b, t, height, width) uint8.
     """
     b, (frames, pixels) = len(windows), margin
     none = np.zeros(b, np.int64)

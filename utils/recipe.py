@@ -40,9 +40,7 @@ def motion_data(split="train", progress=True):
     return folder.load(cache_folder() / f"motion_{split}.safetensors", progress)
 
 
-def train_motion(
-    seed, checkpoint=None, progress=True, prepare=None, augment=augment, scheme="divided"
-):
+def train_motion(seed, checkpoint=None, progress=True, prepare=None, augment=augment, scheme="divided"):  # fmt: skip
     """Train the course's model with one seed; returns (model, history, seconds in `fit`).
 
     `prepare(model)` may change the model before training starts.
@@ -57,9 +55,7 @@ def train_motion(
     return model, history, time.perf_counter() - started
 
 
-def train_lips(
-    seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True, folder=lips.LIPS, sizes=None
-):
+def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True, folder=lips.LIPS, sizes=None):  # fmt: skip
     """Train the model that reads lips on `words` (of `lips.words`) with one seed.
 
     `recipe` is what `fit` is called with, and perhaps "mixed", how often `lips.mix` mixes a batch, and
@@ -79,16 +75,12 @@ def train_lips(
     return model.eval(), history, time.perf_counter() - started
 
 
-def lip_readers():
-    """The three models that read lips, as the course keeps them: data/lips_0.safetensors and so on."""
-    return [load_model(DATA / f"lips_{number}.safetensors")[0] for number in range(3)]
-
-
 def read_lips(words, models=None, folder=lips.LIPS):
-    """What the kept models say of spoken words: probabilities of all 51 classes, (n, 51).
+    """What `models` say of spoken words: probabilities of all 51 classes, (n, 51) float32.
 
-    Each window is looked at in eighteen ways by each of the three `models`; the answers are averaged.
+    Each looks at every window in eighteen ways, and all answers are averaged. None: the three in data/.
     """
-    windows, _ = lips.windows(words, margin=lips.MARGIN, folder=folder, progress=False)
-    models, views = models or lip_readers(), lips.views(windows)
-    return sum(predict_views(model, views) for model in models) / len(models)
+    models = models or [load_model(DATA / f"lips_{number}.safetensors")[0] for number in range(3)]
+    frames = models[0].config["num_frames"]
+    views = lips.views(lips.windows(words, frames, margin=lips.MARGIN, folder=folder, progress=False)[0])  # fmt: skip
+    return (sum(predict_views(model, views) for model in models) / len(models)).numpy()

@@ -10,6 +10,17 @@ from utils.model import fold
 from utils.training import to_video
 
 
+def step_weights(step, patches, cls):
+    """Who looks at whom in one step, before it runs: (groups, heads, queries, keys).
+
+    The groups are as `fold` makes them; where the class token takes part it is query 0 and key 0.
+    """
+    tokens = fold(patches, step.spec)
+    if step.spec.with_class:
+        tokens = torch.cat([repeat(cls, "1 d -> g 1 d", g=len(tokens)), tokens], dim=1)
+    return step.attention.fn.weights(step.attention.norm(tokens))
+
+
 def step_matrix(step, patches, cls):
     """One step's attention as a single matrix over all tokens of a clip, class token first.
 
@@ -18,14 +29,11 @@ def step_matrix(step, patches, cls):
     are averaged, as the step averages their updates.
     """
     _, t, h, w, _ = patches.shape
-    tokens = fold(patches, step.spec)
+    weights = step_weights(step, patches, cls).mean(1)  # (groups, queries, keys)
     places = torch.arange(1, t * h * w + 1, device=patches.device).view(1, t, h, w, 1)
     places = fold(places, step.spec)[..., 0]
     if step.spec.with_class:
-        tokens = torch.cat([repeat(cls, "1 d -> g 1 d", g=len(tokens)), tokens], dim=1)
         places = torch.cat([places.new_zeros(len(places), 1), places], dim=1)
-    normed = step.attention.norm(tokens)
-    weights = step.attention.fn.weights(normed).mean(1)  # (groups, queries, keys)
 
     size = 1 + t * h * w
     matrix = patches.new_zeros(size, size)
@@ -75,18 +83,14 @@ def attention_rollout(model, clip):
 def attention_maps(model, clip):
     """Every attention of one clip: for each block, for each of its steps, who looks at whom.
 
-    Shapes: one clip (t, height, width, 3) uint8 -> lists of (groups, heads, queries, keys), the groups
-    as `fold` makes them. Where the class token takes part it is query 0 and key 0.
+    Shapes: one clip (t, height, width, 3) uint8 -> lists of `step_weights`.
     """
     patches, cls = model.embedding(to_video(clip[None]).to(model.head.weight.device))
     maps = []
     for block in model.blocks:
         maps.append([])
         for step in block.steps:
-            tokens = fold(patches, step.spec)
-            if step.spec.with_class:
-                tokens = torch.cat([repeat(cls, "1 d -> g 1 d", g=len(tokens)), tokens], dim=1)
-            maps[-1].append(step.attention.fn.weights(step.attention.norm(tokens)))
+            maps[-1].append(step_weights(step, patches, cls))
             patches, cls = step(patches, cls)
         patches, cls = patches + block.feed_forward(patches), cls + block.feed_forward(cls)
     return maps

@@ -218,9 +218,7 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
             indices = choose(total)
 
     if not explicit and num_frames is not None and total < num_frames and not pad:
-        raise VideoError(
-            f"{path}: has {total} frames, {num_frames} asked for; pad=True repeats the last one"
-        )
+        raise VideoError(f"{path}: has {total} frames, {num_frames} asked for; pad=True repeats the last one")  # fmt: skip
     missing = {int(index) for index in indices} - frames.keys()
     if missing:  # the claim was further off: a second pass, now with the true count
         with _opened(path) as capture:
@@ -236,9 +234,7 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
     clip = np.empty((len(chosen), *chosen[0].shape), np.uint8)
     for place, frame in zip(clip, chosen):
         if frame.shape != place.shape:
-            raise VideoError(
-                f"{path}: the frame size changes within the clip; give a size to read it"
-            )
+            raise VideoError(f"{path}: the frame size changes within the clip; give a size to read it")  # fmt: skip
         cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=place)
     return clip
 
@@ -258,9 +254,7 @@ def write_video(path, frames, fps=8.0, codec=None):
         )
     codec = codec or CODECS.get(path.suffix.lower())
     if codec is None:
-        raise VideoError(
-            f"{path}: no codec for the suffix {path.suffix!r}; use one of {', '.join(CODECS)}"
-        )
+        raise VideoError(f"{path}: no codec for the suffix {path.suffix!r}; use one of {', '.join(CODECS)}")  # fmt: skip
     if not path.parent.is_dir():
         raise VideoError(f"{path}: there is no folder {path.parent}")
     with whole_file(path, flush=False) as part:

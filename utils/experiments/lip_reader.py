@@ -15,9 +15,10 @@ from utils.recipe import (
     LIPS_TILES,
     LIPS_TILES_RECIPE,
     LIPS_WEIGHTS,
+    read_lips,
     train_lips,
 )  # fmt: skip
-from utils.training import load_model, predict_views, save_model
+from utils.training import load_model, save_model
 
 SEEDS = range(5)
 RESULTS = DATA / "experiments" / "lips-seeds.json"
@@ -30,11 +31,8 @@ def measure(models, split="test"):
 
     Each window is looked at in eighteen ways. Shares, rounded.
     """
-    models = models if isinstance(models, list) else [models]
-    frames = models[0].config["num_frames"]
-    windows, labels = lips.windows(lips.words(split), frames, margin=lips.MARGIN, progress=False)
-    views = lips.views(windows)
-    told = lips.accuracies(sum(predict_views(model, views) for model in models), labels)
+    models, words = models if isinstance(models, list) else [models], lips.words(split)
+    told = lips.accuracies(read_lips(words, models), lips.labels_of(words))
     return {name: round(share, 4) for name, share in told.items()}
 
 
