@@ -1,4 +1,4 @@
-"""The results files behind the tables of lessons 03, 13 and 14: read, written whole, compared.
+"""The results files behind the tables of lessons 13 and 14: read, written whole, compared.
 
 One file per grid, data/experiments/NAME.json: the settings of every line, the machines, and one row
 per line and seed. runs.py fills them.

@@ -85,6 +85,74 @@ def test_a_changed_component_would_be_noticed():
     assert definitions(source) != definitions(same.replace("1", "2"))
 
 
+def built_in():
+    """Name of a component -> number of the lesson that builds it."""
+    return {name: path.name[:2] for path in lessons() for name in components(path)}
+
+
+def wrong_numbers(path, homes):
+    """Places in a notebook where the number of a lesson is that of another lesson."""
+    wrong, own = [], path.name[:2]
+    there = {lesson.name[:2] for lesson in lessons()}
+    for cell in read(path).cells:
+        for line in cell.source.splitlines():
+            told = set(re.findall(r"\b\d\d\b", line.partition("#")[2]))
+            if line.startswith("from utils.") and told:
+                names = re.findall(r"\w+", line.partition(" import ")[2].partition("#")[0])
+                needed = {homes[name] for name in names if name in homes}
+                if not needed <= told or (all(name in homes for name in names) and told != needed):
+                    wrong.append(line)
+            for name, number in [
+                *re.findall(r"`(\w+)` (?:of|from) lesson (\d\d)", line),
+                *(pair[::-1] for pair in re.findall(r"lesson (\d\d)'s `(\w+)`", line)),
+            ]:
+                if homes.get(name, number) != number:
+                    wrong.append(line)
+            if not set(re.findall(r"[Ll]esson (\d\d)\b", line)) <= there:
+                wrong.append(line)
+            first = re.search(r"\*\*Know first:\*\*(.*?) · ", line)
+            if first and not all(number < own for number in re.findall(r"\b\d\d\b", first[1])):
+                wrong.append(line)
+            title = re.match(r"# (\d\d) · ", line)
+            if cell.cell_type == "markdown" and title and title[1] != own:
+                wrong.append(line)
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "path", [*LESSONS, *(pytest.param(release(n), id=f"{n}, exercises") for n in exercises())]
+)
+def test_lesson_numbers_name_the_right_lesson(path):
+    assert not wrong_numbers(path, built_in())
+
+
+def test_a_wrong_lesson_number_is_found(tmp_path):
+    def wrong(cell, name="07_some_lesson.ipynb"):
+        book = nbformat.v4.new_notebook(cells=[cell])
+        nbformat.write(book, tmp_path / name)
+        return wrong_numbers(tmp_path / name, built_in())
+
+    code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+    assert not wrong(code("from utils.model import Attention, PreNorm  # lessons 02 and 04"))
+    assert wrong(code("from utils.model import Attention, PreNorm  # lessons 02 and 05"))
+    assert wrong(code("from utils.model import Attention, PreNorm  # lesson 02"))
+    assert not wrong(text("`PreNorm` of lesson 04, and lesson 02's `attend`"))
+    assert wrong(text("`PreNorm` of lesson 02")) and wrong(text("lesson 01's `attend`"))
+    assert wrong(text("see lesson 77"))
+    assert not wrong(text("**Know first:** lessons 02 and 06 · **You build:** a thing"))
+    assert wrong(text("**Know first:** lessons 02 and 08 · **You build:** a thing"))
+    assert wrong(text("# 06 · A thing")) and not wrong(text("# 07 · A thing"))
+
+
+def test_checks_and_syllabus_have_the_numbers_of_their_lessons():
+    for file in (ROOT / "utils" / "checks").glob("lesson_*.py"):
+        told = re.search(r"lesson (\d\d)", file.read_text(encoding="utf-8"))[1]
+        assert file.stem.endswith(told), file.name
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for number, file in re.findall(r"^\| \[(\d\d) [^\]]*\]\(notebooks/(\d\d)", readme, re.M):
+        assert number == file
+
+
 @pytest.mark.parametrize("path", LESSONS)
 def test_badge_and_set_up_cell_are_the_same_everywhere(path):
     cells = read(path).cells
