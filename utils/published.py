@@ -1,7 +1,4 @@
-"""Our weights under the published names: the model in `transformers` is the reference.
-
-Loading the authors' checkpoints into our model is the way back, and comes with lesson 13.
-"""
+"""Our weights under the published names: the model in `transformers` is the reference."""
 
 import torch
 

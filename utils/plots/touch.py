@@ -25,7 +25,7 @@ from utils.plots.clips import frames as contact_sheet
 from utils.plots.maps import spotlight
 from utils.plots.style import SPACE, TIME
 from utils.rollout import attention_maps
-from utils.training import MEAN, STD, predict
+from utils.training import MEAN, STD, in_eight_bits, predict
 from utils.video import read_frames, write_video
 
 TEMPLATES = Path(__file__).parents[1] / "touch"
@@ -56,18 +56,18 @@ def data_uri(picture, kind="PNG", **how):
 def packed(model):
     """A model's weights as JSON: matrices as bytes with a scale per row, the rest as float32."""
 
-    def text(array):
-        return base64.b64encode(array.tobytes()).decode()
+    def text(tensor):
+        little = tensor.numpy().astype(tensor.numpy().dtype.newbyteorder("<"))
+        return base64.b64encode(little.tobytes()).decode()
 
     found = {}
     for name, value in model.state_dict().items():
-        value = value.detach().cpu().float().numpy()
+        value = value.detach().cpu().float()
         if value.ndim == 2 and name.endswith(".weight"):
-            scales = np.maximum(abs(value).max(axis=1), 1e-12).astype("<f4") / 127
-            whole = (value / scales[:, None]).round().astype(np.int8)
+            whole, scales = in_eight_bits(value)
             found[name] = dict(shape=value.shape, whole=text(whole), scales=text(scales))
         else:
-            found[name] = dict(shape=value.shape, plain=text(value.astype("<f4")))
+            found[name] = dict(shape=value.shape, plain=text(value))
     return found
 
 
