@@ -83,18 +83,10 @@ def with_notes(texts, prose):
     return found, "".join(part for _, part in parts[: starts[0][0]])
 
 
-def shown(output):
-    """An output as the template can show it: GIFs as HTML."""
-    if "image/gif" in output.get("data", {}):
-        html = f'<img src="data:image/gif;base64,{output.data["image/gif"]}">'
-        return nbformat.v4.new_output("display_data", {"text/html": html})
-    return deepcopy(output)
-
-
 def code_parts(cell, texts):
     """A code cell, or one for each of several texts: code and text stay first, the last take a picture each."""
     wanted = cell.metadata.get("slide_output", "all")
-    outputs = [shown(output) for output in cell.outputs]
+    outputs = deepcopy(cell.outputs)
     written = [o for o in outputs if not is_picture(o) and wanted in ("all", "text")]
     pictures = [o for o in outputs if is_picture(o) and wanted in ("all", "pictures")]
     count = max(1, len(texts))

@@ -1,11 +1,11 @@
-"""Every figure of the course: one style, one colour map for amounts, one colour per class.
+"""Every figure of the course: one style, one colour map for amounts, one colour per thing.
 
-Each function draws one figure; in a notebook it appears below the cell.
+Each function draws one figure; in a notebook it appears below the cell, with a text for who cannot see it.
 """
 
 from utils.plots.clips import animate, cut, frames, overview, play, spoken, timeline
 from utils.plots.curves import bars, claims, clouds, lines, probabilities, reliability, seeds
-from utils.plots.diagrams import diagram, model_map, slices, token_story
+from utils.plots.diagrams import diagram, slices, token_story
 from utils.plots.journey import journey
 from utils.plots.maps import confusion, heat, matrix, overlay, reach, spotlight, tokens
 from utils.plots.style import CMAP, COLOURS

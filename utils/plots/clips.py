@@ -1,24 +1,24 @@
 """Clips: contact sheets, players, animations, and which frames are taken."""
 
 import base64
-import io
 import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import HTML, Image
+from IPython.display import HTML
 from PIL import Image as Picture
 
-from utils.plots.style import ASK, COLOURS, as_array
+from utils.plots.style import ASK, COLOURS, as_array, moving, say
 from utils.video import write_video
 
 
-def frames(clips, titles=None, columns=None, numbers=None, cell=1.6):
+def frames(clips, titles=None, columns=None, numbers=None, cell=1.6, alt=None):
     """Contact sheet: one row per clip, one column per frame; clips (n, t, height, width, 3) uint8.
 
     A single clip (t, height, width, 3) works too. `titles` stand left of the rows, `numbers`
-    above the columns (the default counts from 0); `cell` is the width of a frame in inches.
+    above the columns (the default counts from 0); `cell` is the width of a frame in inches; `alt` says in
+    words what is to be seen.
     """
     clips = [clips] if np.ndim(clips[0]) == 3 else list(clips)
     t = columns or max(len(clip) for clip in clips)
@@ -40,6 +40,10 @@ def frames(clips, titles=None, columns=None, numbers=None, cell=1.6):
                 ax.set_title(f"{column if numbers is None else numbers[column]}", fontsize=9)
         if titles is not None:
             axes[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center")
+    say(
+        figure,
+        f"{t} frames side by side" + (", of each of: " + "; ".join(titles) if titles else ""),
+    )
 
 
 def play(clip, fps=8, width=320):
@@ -55,8 +59,11 @@ def play(clip, fps=8, width=320):
     )
 
 
-def animate(clips, fps=6, width=96, columns=6):
-    """Small clips side by side as one GIF, which also moves on GitHub; (n, t, height, width, 3) uint8."""
+def animate(clips, alt, fps=6, width=96, columns=6):
+    """Small clips side by side as one picture that moves; (n, t, height, width, 3) uint8.
+
+    `alt` says in words what is to be seen; `width` is that of one clip, in pixels.
+    """
     scale = max(1, round(width / clips.shape[3]))
     large = np.asarray(clips).repeat(scale, axis=2).repeat(scale, axis=3)
     large = np.pad(large, ((0, 0), (0, 0), (3, 3), (3, 3), (0, 0)), constant_values=255)
@@ -64,12 +71,7 @@ def animate(clips, fps=6, width=96, columns=6):
         np.concatenate(list(large[start : start + columns]), axis=2)
         for start in range(0, len(large), columns)
     ]
-    pictures = [Picture.fromarray(picture).quantize(64) for picture in np.concatenate(rows, axis=1)]
-    file = io.BytesIO()
-    pictures[0].save(
-        file, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0
-    )
-    return Image(file.getvalue(), format="gif")
+    return moving(list(np.concatenate(rows, axis=1)), round(1000 / fps), alt)
 
 
 def cut(frame, size, patch):
@@ -89,6 +91,10 @@ def cut(frame, size, patch):
         part.axhline(place - 0.5, color="white", linewidth=2)
     for axes in (whole, part):
         axes.axis("off")
+    say(
+        figure,
+        f"{whole.get_title()}, with a frame round its middle; beside it that middle, {part.get_title()}",
+    )
 
 
 def spoken(frames, words, answers=None):
@@ -124,6 +130,12 @@ def spoken(frames, words, answers=None):
         time.set_yticklabels(["said", "read"])
         time.tick_params(axis="y", length=0)
     time.spines["left"].set_visible(False)
+    best = ", ".join(f"{answer[0][0]} {answer[0][1]:.0%}" for answer in answers or [])
+    say(
+        figure,
+        f"A mouth says: {' '.join(word.word for word in words)}. "
+        + (f"Read: {best}." if best else ""),
+    )
 
 
 def timeline(total, choices):
@@ -137,6 +149,7 @@ def timeline(total, choices):
     axes.set_yticks(range(len(choices)), choices)
     axes.set(xlabel="frame", ylim=(len(choices) - 0.5, -0.5))
     axes.spines["left"].set_visible(False)
+    say(figure, f"Of {total} frames: " + "; ".join(f"{name} takes {', '.join(map(str, taken))}" for name, taken in choices.items()))  # fmt: skip
 
 
 def overview(path, clips, maps, values, classes):

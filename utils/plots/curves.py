@@ -4,20 +4,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator
 
-from utils.plots.style import ASK, COLOURS, MARKS, as_array
+from utils.plots.style import ASK, COLOURS, MARKS, STROKES, as_array, say
 
 
 def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2)):
-    """One line per entry of `ys` (name -> values, or name -> several runs, all drawn).
+    """One line per entry of `ys` (name -> values, or name -> several runs, all drawn), named where it ends.
 
     `log=True` makes the y axis logarithmic, `log="both"` also x, with a tick at each x.
     """
     figure, axes = plt.subplots(figsize=size)
-    for (name, y), colour, mark in zip(ys.items(), COLOURS, MARKS):
-        y = np.atleast_2d(as_array(y))
-        for run, values in enumerate(y):
-            axes.plot(as_array(x), values, color=colour, marker=mark if marks else None, markersize=4,
-                      alpha=1 if len(y) == 1 else 0.75, label=name if run == 0 else None)  # fmt: skip
+    ends = []
+    for (name, y), (colour, style), mark in zip(ys.items(), STROKES, MARKS):
+        for values in np.atleast_2d(as_array(y)):
+            axes.plot(as_array(x), values, style, color=colour, marker=mark if marks else None, markersize=4)  # fmt: skip
+        ends.append((name, colour, np.mean(np.log10(np.atleast_2d(y)[:, -1])) if log else np.mean(np.atleast_2d(y)[:, -1])))  # fmt: skip
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
     if log == "both":
         axes.set_xscale("log")
@@ -25,10 +25,23 @@ def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-    if len(ys) > 4:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
-    elif len(ys) > 1:
-        axes.legend()
+    if len(ys) > 1:
+        _name_at_the_end(axes, ends, log)
+    say(figure, f"Curves of {', '.join(ys)}. Across: {xlabel}. Up: {ylabel}. {title or ''}")
+
+
+def _name_at_the_end(axes, ends, log):
+    """Write each line's name where it ends, and pull names apart that would touch."""
+    low, high = (np.log10(limit) if log else limit for limit in axes.get_ylim())
+    height = axes.figure.get_figheight() - 1  # inches; a name takes about 0.17
+    step, places = 0.17 / height, []
+    for name, colour, value in sorted(ends, key=lambda end: end[2]):
+        place = (value - low) / (high - low)
+        places.append([name, colour, max(place, places[-1][2] + step) if places else place])
+    over = max(0, places[-1][2] - 1)
+    for name, colour, place in places:
+        axes.annotate(name, (1, place - over), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
+                      va="center", fontsize=9.5, color=colour)  # fmt: skip
 
 
 def bars(names, values, ylabel, title=None, size=(7, 3)):
@@ -77,6 +90,9 @@ def seeds(table, xlabel="accuracy on 1,000 new clips", chance=None, note=None):
         axes.set_ylim(len(variants) - 0.5, -0.75)
         axes.grid(axis="x", color="#eeeeee")
         axes.set_axisbelow(True)
+    scale = (lambda value: f"{value:.0%}") if share else (lambda value: f"{value:.2f}")
+    say(figure, f"{xlabel}, one dot a seed. Lowest and highest: " + "; ".join(
+        f"{variant}, {task}: {scale(min(v))} to {scale(max(v))}" for (variant, task), v in table.items()))  # fmt: skip
 
 
 def clouds(panels, labels, classes, columns):
@@ -92,6 +108,7 @@ def clouds(panels, labels, classes, columns):
             ax.scatter(*chosen.T, s=12, alpha=0.7, color=COLOURS[k], marker=MARKS[k], linewidths=0, label=class_name)  # fmt: skip
         ax.set(title=name, xticks=[], yticks=[])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, markerscale=2)  # fmt: skip
+    say(figure, f"Clouds of points, one colour and mark for each of {', '.join(classes)}; panels: {', '.join(panels)}")  # fmt: skip
 
 
 def probabilities(clips, values, classes, truth=None):
@@ -113,6 +130,11 @@ def probabilities(clips, values, classes, truth=None):
         chart.set_yticks(range(len(classes)), classes)
         chart.set(xlim=(0, 1), xticks=[0, 1], xlabel="probability")
         chart.invert_yaxis() if column == 0 else None
+    says = "; ".join(f"{classes[row.argmax()]}, {row.max():.0%}" for row in values)
+    say(
+        figure,
+        f"{len(clips)} frames, below each the probabilities of its clip. The highest: {says}",
+    )
 
 
 def reliability(confidence, correct, bins=10):
@@ -170,3 +192,5 @@ def claims(rows, columns=("the paper", "our rule says")):
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("accuracy, one mark a seed; the black tick is the median")
+    say(figure, "Claims, and what our seeds say: " + "; ".join(
+        f"{claim}: {verdict}" for claim, _, better, _, verdict in rows if better is not None))  # fmt: skip

@@ -1,64 +1,14 @@
 """Diagrams of the model, drawn by code."""
 
-import io
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import Image
 from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch
-from PIL import Image as Picture
 
 from utils.model import SCHEMES, fold, to_patches
-from utils.plots.style import ASK, CLS, MLP, NORM, SKIP, SPACE, TIME, as_array
+from utils.plots.style import ASK, CLS, MLP, NORM, SKIP, SPACE, TIME, as_array, moving, say
 from utils.training import to_video
-
-_BOXES = {  # part: (text, left, bottom, width, height)
-    "frames": ("video file\n→ frames", 0.0, 0.5, 1.5, 1.0),
-    "tokens": ("patches +\npositions\n→ tokens", 1.8, 0.5, 1.5, 1.0),
-    "block": ("", 3.6, 0.0, 8.1, 2.0),
-    "prenorm": ("PreNorm", 3.8, 0.25, 0.42, 1.2),
-    "attention": ("attention\nover time", 4.32, 0.35, 1.6, 1.0),
-    "prenorm2": ("PreNorm", 6.3, 0.25, 0.42, 1.2),
-    "attention2": ("attention\nover space", 6.82, 0.35, 1.6, 1.0),
-    "prenorm3": ("PreNorm", 8.8, 0.25, 0.42, 1.2),
-    "feedforward": ("FeedForward", 9.32, 0.35, 2.15, 1.0),
-    "geglu": ("GEGLU", 9.72, 0.41, 1.35, 0.4),
-    "head": ("class token\n→ head", 12.0, 0.5, 1.5, 1.0),
-    "predictions": ("softmax →\npredictions", 13.8, 0.5, 1.5, 1.0),
-}
-_TWINS = {"prenorm": {"prenorm2", "prenorm3"}, "attention": {"attention2"}}
-_ARROWS = ((1.5, 1.8, 1.0), (3.3, 3.6, 1.0), (5.92, 6.3, 0.85), (8.42, 8.8, 0.85), (11.7, 12.0, 1.0), (13.5, 13.8, 1.0))  # fmt: skip
-
-
-def model_map(*lit):
-    """The map of the model that opens every lesson, with the parts named in `lit` coloured.
-
-    Parts: frames, tokens, block, prenorm, attention, feedforward, geglu, head, predictions.
-    """
-    if unknown := set(lit) - _BOXES.keys():
-        raise ValueError(f"unknown parts {sorted(unknown)}; there are {', '.join(_BOXES)}")
-    lit = set(lit).union(*(_TWINS.get(part, ()) for part in lit))
-    figure, axes = plt.subplots(figsize=(10, 1.65))
-    for part, (text, left, bottom, width, height) in _BOXES.items():
-        on = part in lit
-        colour = ("#fff2e0" if part == "block" else "#f6b26b") if on else "white"
-        box = plt.Rectangle((left, bottom), width, height, linewidth=1.2, edgecolor="#333333", facecolor=colour)  # fmt: skip
-        axes.add_patch(box)
-        middle = 1.08 if part == "feedforward" else bottom + height / 2
-        axes.text(left + width / 2, middle, text, ha="center", va="center", fontsize=9,
-                  weight="bold" if on else "normal", rotation=90 if text == "PreNorm" else 0)  # fmt: skip
-    axes.text(7.65, 1.72, "block × depth, each part with a skip connection", ha="center",
-              va="center", fontsize=9, weight="bold" if "block" in lit else "normal")  # fmt: skip
-    for start, end, height in _ARROWS:
-        arrow = dict(arrowstyle="->", color="#333333")
-        axes.annotate("", (end, height), (start, height), arrowprops=arrow)
-    axes.set(xlim=(-0.1, 15.4), ylim=(-0.1, 2.1))
-    axes.axis("off")
-
-
-# Diagrams of how data flow -----------------------------------------------------------------------------
 
 
 def tint(colour, share=0.16):
@@ -397,6 +347,30 @@ _DIAGRAMS = {
 }  # fmt: skip
 
 
+_WORDS = {
+    "attention": """From left to right: tokens X of shape (n, d) go through three learned matrices and become queries,
+        keys and values, each (heads, n, d / heads). Queries times keys give scores of shape (n, n), one row of them
+        in blue. They are divided by the root of d and go through a softmax, so that each row sums to 1. Times the
+        values they give the output of each head; the heads are laid side by side and multiplied by a last matrix.""",
+    "norm": """Two roads. Left, post-norm: x goes through f, is added to x, and a norm stands on the main road. Right,
+        pre-norm: the norm stands on the branch, before f, and nothing but a plus stands on the main road. An arrow
+        shows the gradient coming down each road.""",
+    "mlp": """Each token, alone: d numbers are mapped to twice m times d, which are cut into value and gate. The gate
+        goes through GELU and multiplies the value; a second matrix maps the m times d products back to d. A wall
+        stands between one token and the next.""",
+    "block": """The divided block from left to right. Three branches leave the main road of the patches, and each comes
+        back with a plus: T, attention over time, with a norm before it and a linear layer that starts at zero after
+        it; S, attention over space, with a norm; and the MLP, with a norm. The class token's golden line goes round
+        T, enters S as one copy per frame, is averaged, and goes through the MLP.""",
+    "schemes": """One row for each scheme, one cube of frames for each of its steps. Lit are the patches that share a
+        room with one patch, in blue. Space: its own frame. Joint: everything. Divided: the same place in all
+        frames, then its frame. Local and global: its quarter in all frames, then every second row, column and
+        frame. Axial: the same place in all frames, then its row, then its column.""",
+    "rollout": """Attention matrices of the steps are multiplied from right to left. To each, half of an identity matrix
+        is added for the skip. The class token's row of the product, in gold, is the rollout.""",
+}
+
+
 def diagram(name):
     """A diagram drawn by code: "attention", "norm", "mlp", "block", "schemes" or "rollout".
 
@@ -405,6 +379,7 @@ def diagram(name):
     if name not in _DIAGRAMS:
         raise ValueError(f"unknown diagram {name!r}; there are {', '.join(_DIAGRAMS)}")
     _DIAGRAMS[name]()
+    say(plt.gcf(), _WORDS[name])
 
 
 # From a video to tokens, in seven scenes ---------------------------------------------------------------
@@ -426,7 +401,7 @@ def _numbers(axes, x, y, values, colour, width=2.3, height=0.2, upright=False):
 
 
 def token_story(clip, embedding, asked):
-    """D1: how a patch of a video becomes a token, as a GIF of seven scenes; the last one stays longest.
+    """D1: how a patch of a video becomes a token, in seven scenes; the last one stays longest.
 
     Shapes: clip (t, height, width, 3) uint8; `embedding` is a `VideoEmbedding` for it; `asked` is the
     patch that is followed, (frame, row, column).
@@ -487,12 +462,14 @@ def token_story(clip, embedding, asked):
                 _numbers(axes, 0.75 + 0.22 * k, 0.2, token[:8], colour, 0.17, 0.5, upright=True)
             axes.text(9.65, 0.45, "…", fontsize=14, va="center")
         figure = plt.gcf()
+        figure.set_dpi(160)
         figure.canvas.draw()
-        scenes.append(Picture.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()).quantize(128))  # fmt: skip
+        scenes.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
         plt.close(figure)
-    file = io.BytesIO()
-    scenes[0].save(file, "GIF", save_all=True, append_images=scenes[1:], duration=[1400] * 6 + [5000], loop=0)  # fmt: skip
-    return Image(file.getvalue(), format="gif")
+    alt = f"""A frame of a video is cut into {h} by {w} patches. One patch is followed: its {raw.shape[-1]} numbers
+        are multiplied by E, a vector for its place and one for its moment are added, and the sum is its token. In
+        the end there are {t * h * w} tokens, and the class token, in gold."""
+    return moving(scenes, [1400] * 6 + [5000], alt, width=1000)
 
 
 def slices(clip, asked, other, patch, pixel_row=None):
@@ -537,3 +514,9 @@ def slices(clip, asked, other, patch, pixel_row=None):
             ax.grid(color="#888888", linewidth=0.5)
         ax.set_title(title, fontsize=10)
     axes[0].set(xlabel="columns of patches", ylabel="frames")
+    say(
+        figure,
+        """One row of pixels of every frame, one below the other: what moves is a slanted stripe. A cell in blue; lit
+        is what it meets: in the time step its column, in the space step its row, in both everything. Last, the same
+        slice of the mouth, whose stripes are nearly upright.""",
+    )

@@ -8,7 +8,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from utils import lips
 from utils.plots.diagrams import arrow, canvas, tint
-from utils.plots.style import ASK, CLS, MLP, NORM, SPACE, TIME
+from utils.plots.style import ASK, CLS, MLP, NORM, SPACE, TIME, say
 
 PARTS = (
     "frames",
@@ -82,31 +82,36 @@ def journey(today=(), built=()):
 
     frame("block", 4.75, 0.4, 3.95, 1.3, "#333333")
     label("block", 6.7, "the block, again and again")
-    axes.plot(
-        [4.4, 8.98],
-        [1.45, 1.45],
-        color=CLS if known & {"tokens", "block"} else "#bbbbbb",
-        linewidth=1.8,
-        zorder=2.5,
+    gold, main = (
+        CLS if known & {"tokens", "block"} else "#bbbbbb",
+        "#333333" if known else "#bbbbbb",
     )
-    axes.plot(
-        [4.4, 8.98],
-        [1.05, 1.05],
-        color="#333333" if known else "#bbbbbb",
-        linewidth=1.4,
-        zorder=2.5,
-    )
+    for y, colour, width in (
+        (1.53, gold, 1.8),
+        (1.33, main, 1.4),
+    ):  # the class token's road, the patches' road
+        axes.plot([4.4, 8.98], [y, y], color=colour, linewidth=width, zorder=2.5)
+    for start, end in (
+        (4.9, 5.83),
+        (6.1, 7.03),
+        (7.3, 8.53),
+    ):  # a branch leaves the road, and comes back
+        for x in ([start - 0.06] * 2 + [start], [end] + [end + 0.07] * 2):
+            y = [1.33, 0.83, 0.83] if x[0] < start else [0.83, 0.83, 1.33]
+            axes.plot(
+                x, y, color=main if "block" in known else "#bbbbbb", linewidth=1.1, zorder=2.5
+            )
     for part, x, width, colour, text in (
         ("norm", 4.9, 0.3, NORM, "n"), ("attention", 5.28, 0.55, TIME, "T"), ("norm", 6.1, 0.3, NORM, "n"), ("attention", 6.48, 0.55, SPACE, "S"),
         ("norm", 7.3, 0.3, NORM, "n"), ("mlp", 7.68, 0.85, MLP, "MLP"),
     ):  # fmt: skip
-        here = frame(part, x, 0.62, width, 0.62, colour)
-        axes.text(x + width / 2, 1.06 if part == "mlp" else 0.93, text, ha="center", va="center", fontsize=10 if part != "norm" else 8,
+        here = frame(part, x, 0.52, width, 0.62, colour)
+        axes.text(x + width / 2, 0.96 if part == "mlp" else 0.83, text, ha="center", va="center", fontsize=10 if part != "norm" else 8,
                   color=colour if here else "#999999", weight="bold", zorder=4)  # fmt: skip
-    here = frame("geglu", 7.76, 0.68, 0.69, 0.2, MLP)
+    here = frame("geglu", 7.76, 0.58, 0.69, 0.2, MLP)
     axes.text(
         8.1,
-        0.78,
+        0.68,
         "GEGLU",
         ha="center",
         va="center",
@@ -139,3 +144,6 @@ def journey(today=(), built=()):
     for start, end in ((1.42, 1.68), (3.02, 3.28), (9.97, 10.23)):
         arrow(axes, (start, 1.05), (end, 1.05), colour="#777777")
     axes.set(xlim=(0, 11.6), ylim=(0, 2.1))
+    parts = {"built": sorted(built, key=PARTS.index), "today": sorted(today, key=PARTS.index)}
+    say(plt.gcf(), "The map of the model: frames, patches, tokens, the block with T, S and the MLP, head, word. "
+        + " ".join(f"{when}: {', '.join(names)}." for when, names in parts.items() if names), drawing=True)  # fmt: skip

@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
 from utils.plots.clips import animate
-from utils.plots.style import STEP_COLOURS, as_array
+from utils.plots.style import STEP_COLOURS, as_array, say
 
 
 def overlay(clip, maps, title=None, numbers=None):
@@ -32,6 +32,9 @@ def overlay(clip, maps, title=None, numbers=None):
     figure.colorbar(shown, ax=axes, shrink=0.6, label="share")
     if title:
         figure.suptitle(title)
+    frame, row, column = np.unravel_index(maps.argmax(), maps.shape)
+    say(figure, f"{title or 'A map'}: {t} frames, and the same frames lit by the map, strongest in frame {frame}, "
+        f"at row {row}, column {column} of {maps.shape[1]} by {maps.shape[2]} patches")  # fmt: skip
 
 
 def spotlight(clip, panels, colour="#222222", numbers=None):
@@ -70,6 +73,8 @@ def spotlight(clip, panels, colour="#222222", numbers=None):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for frame, ax in enumerate(axes[0]):
         ax.set_title(f"{frame if numbers is None else numbers[frame]}", fontsize=9)
+    most = "; ".join(f"{' '.join(name.split())}: most in frame {np.unravel_index(as_array(shares).argmax(), shares.shape)[0]}, {as_array(shares).max():.0%}" for name, (_, shares) in panels.items())  # fmt: skip
+    say(figure, f"{t} frames in pale grey; lit is what one patch looks at. {most}")
 
 
 def reach(panels, place):
@@ -117,7 +122,7 @@ def tokens(frame, stages, grid, moving=False):
     Shapes: frame (height, width, 3) uint8; `stages` maps a name to tokens (h * w, d) after layer 0,
     1, …; `grid` is (h, w). The three strongest directions of each stage become red, green and blue,
     relative to the size of its tokens and turned to be as like the first stage's as they can be.
-    With `moving` a GIF instead, the entries side by side, one layer after the other.
+    With `moving` one picture that moves instead, the entries side by side, one layer after the other.
     """
     first, rows = None, {}
     for name, row in stages.items():
@@ -131,7 +136,8 @@ def tokens(frame, stages, grid, moving=False):
             rows[name].append(np.clip(0.5 + 0.3 * scores @ turn @ back, 0, 1).reshape(*grid, 3))
     if moving:
         strips = np.stack([np.stack(pictures) for pictures in rows.values()])
-        return animate((255 * strips).round().astype(np.uint8), fps=1.2, width=336)
+        alt = f"""The tokens of a frame as colours, layer by layer, once for each of: {", ".join(rows)}."""
+        return animate((255 * strips).round().astype(np.uint8), alt, fps=1.2, width=336)
     columns = 1 + max(map(len, rows.values()))
     size = 10, (9 / columns * grid[0] / grid[1] + 0.1) * len(rows) + 0.3
     figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
@@ -144,6 +150,7 @@ def tokens(frame, stages, grid, moving=False):
         ax.spines[:].set_visible(False)
     for column, ax in enumerate(axes[0]):
         ax.set_title(f"layer {column - 1}" if column else "the frame", fontsize=9)
+    say(figure, f"A frame, and its tokens as colours after each of {columns - 1} layers; one row for each of: {', '.join(rows)}")  # fmt: skip
 
 
 def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2, size=None):
@@ -167,6 +174,13 @@ def matrix(values, rows, columns, title=None, xlabel=None, ylabel=None, digits=2
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    lines = "; ".join(
+        f"{name}: {', '.join(f'{v:.{digits}f}' for v in row)}" for name, row in zip(rows, values)
+    )
+    say(
+        figure,
+        f"A matrix of numbers, {title or ''}. Columns: {', '.join(map(str, columns))}. {lines}",
+    )
 
 
 def confusion(counts, groups, title=None):
@@ -195,6 +209,9 @@ def confusion(counts, groups, title=None):
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="said by the model", ylabel="true", title=title)
+    worst = sorted(zip(*np.nonzero(~np.isnan(mistakes))), key=lambda place: -mistakes[place])[:5]
+    say(figure, f"Which are taken for which, {title or ''}. The most frequent: " + "; ".join(
+        f"{names[row]} for {names[column]}, {counts[row, column]} times" for row, column in worst))  # fmt: skip
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
@@ -223,3 +240,4 @@ def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6, coun
         ax.set(title=name, xlabel=xlabel, ylabel=ylabel, xticks=across, yticks=down)
         ax.spines[:].set_visible(False)
     figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
+    say(figure, f"Matrices as heat maps, the brighter the larger{f' the {label}' if label else ''}: {', '.join(panels)}")  # fmt: skip

@@ -8,10 +8,19 @@ import torch
 
 from utils import lips, paths
 from utils.experiments import lip_reader
-from utils.experiments.lip_reader import RESULTS, WEIGHTS, measure
+from utils.experiments.lip_reader import RESULTS, TILES, WEIGHTS, measure
 from utils.experiments.spoken import DATA, fingerprint, spoken
 from utils.model import TimeSformer, count_parameters
-from utils.recipe import LIPS_KEPT, LIPS_MODEL, LIPS_RECIPE, LIPS_WEIGHTS, train_lips
+from utils.recipe import (
+    LIPS_KEPT,
+    LIPS_MODEL,
+    LIPS_RECIPE,
+    LIPS_TILES,
+    LIPS_TILES_RECIPE,
+    LIPS_WEIGHTS,
+    read_lips,
+    train_lips,
+)
 from utils.training import load_model, predict
 
 
@@ -30,6 +39,22 @@ def test_the_kept_weights_read_as_well_as_they_say(readers):
         agree(measure(model), notes["test"])
         assert notes["together"] == readers[0][1]["together"]
     agree(measure([model for model, _ in readers]), readers[0][1]["together"])
+
+
+def test_the_model_with_small_patches_reads_as_well_as_it_says():
+    model, notes = load_model(TILES)
+    assert TILES.stat().st_size < 300_000 and model.config == TimeSformer(**LIPS_TILES).config
+    assert notes["data"] == fingerprint() and notes["recipe"] == LIPS_TILES_RECIPE
+    agree(measure(model), notes["test"])
+
+
+def test_read_lips_averages_the_kept_models(readers):
+    words = lips.words("test")[:6]
+    together = read_lips(words)
+    assert together.shape == (6, len(lips.CLASSES))
+    np.testing.assert_allclose(together.sum(1), 1, atol=1e-5)
+    alone = np.mean([read_lips(words, [model]) for model, _ in readers], axis=0)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
 def agree(told, noted):
@@ -68,13 +93,15 @@ def tiny(tmp_path, monkeypatch):
     sizes = LIPS_MODEL | dict(dim=8, heads=2, depth=1)
     monkeypatch.setattr("utils.recipe.LIPS_MODEL", sizes)
     monkeypatch.setattr(lip_reader, "LIPS_MODEL", sizes)
-    for name in ("LIPS_RECIPE", "LIPS_WEIGHTS"):
+    for name in ("LIPS_RECIPE", "LIPS_WEIGHTS", "LIPS_TILES_RECIPE"):
         monkeypatch.setattr(lip_reader, name, LIPS_RECIPE | dict(epochs=2, batch_size=8))
     everything = lips.words
     monkeypatch.setattr(lips, "words", lambda split=None, slot=None: everything(split, slot)[:30])
     monkeypatch.setattr(paths, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(lip_reader, "RESULTS", tmp_path / "seeds.json")
     monkeypatch.setattr(lip_reader, "LIPS_KEPT", sizes)
+    monkeypatch.setattr(lip_reader, "LIPS_TILES", sizes | dict(patch_size=8, num_frames=8))
+    monkeypatch.setattr(lip_reader, "TILES", tmp_path / "tiles")
     monkeypatch.setattr(lip_reader, "WEIGHTS", [tmp_path / "first", tmp_path / "second"])
     monkeypatch.setattr(lip_reader, "SEEDS", range(2))
     return tmp_path
@@ -107,6 +134,13 @@ def test_weights_are_kept_in_eight_bits_and_measured_so(tiny, monkeypatch):
     assert (tiny / "second").stat().st_size < 2 * count_parameters(model) + 8000
     monkeypatch.setattr(lip_reader, "train", None)  # what is in the cache is not trained again
     lip_reader.weights()
+
+
+def test_the_model_with_small_patches_is_measured_as_it_is_kept(tiny):
+    lip_reader.tiles()
+    model, notes = load_model(tiny / "tiles")
+    assert model.config["patch_size"] == 8 and model.clip_shape == (8, 3, 32, 48)
+    assert notes["test"] == measure(model) and notes["sizes"]["patch_size"] == 8
 
 
 def test_training_goes_on_where_it_stopped(tiny):

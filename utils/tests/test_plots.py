@@ -13,6 +13,7 @@ from utils.lips import CLASSES as CLASSES_51  # noqa: E402
 from utils.lips import clip_path, words  # noqa: E402
 from utils.motion import CLASSES, make_clips  # noqa: E402
 from utils.plots.journey import PARTS  # noqa: E402
+from utils.plots.style import shown, told  # noqa: E402
 from utils.video import read_frames  # noqa: E402
 
 
@@ -32,14 +33,6 @@ def drawn():
     figure = plt.gcf()
     figure.canvas.draw()
     return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
-
-
-def test_map_lights_what_it_is_asked_to(clips):
-    plots.model_map("prenorm")
-    bold = [t.get_text() for t in plt.gcf().findobj(plt.Text) if t.get_weight() == "bold"]
-    assert bold == ["PreNorm"] * 3
-    with pytest.raises(ValueError, match=r"\['tokenz'\].*tokens"):
-        plots.model_map("tokenz")
 
 
 def test_frames_show_each_frame_once(clips):
@@ -63,13 +56,44 @@ def test_player_embeds_a_playable_video(clips, tmp_path):
     assert b"vp09" in data
 
 
-def test_animation_is_a_moving_gif(clips):
+def test_an_animation_moves_and_is_told_in_words(clips):
     from io import BytesIO
 
     from PIL import Image
 
-    picture = Image.open(BytesIO(plots.animate(clips).data))
-    assert picture.format == "GIF" and picture.n_frames == 8 and picture.width > 6 * 96
+    shown = plots.animate(clips, "six clips, side by side")
+    picture = Image.open(BytesIO(shown.data))
+    assert picture.format == "PNG" and picture.n_frames == 9  # and the still
+    assert picture.width > 6 * 96 and shown.alt == "six clips, side by side"
+    still = np.asarray(picture.convert("RGB"))
+    picture.seek(8)
+    assert np.array_equal(
+        still, np.asarray(picture.convert("RGB"))
+    )  # the last, unless told otherwise
+
+
+def test_every_figure_is_told_in_words():
+    plots.matrix(np.eye(2), ["a", "b"], ["x", "y"], "who looks")
+    assert (
+        told(plt.gcf())
+        == "A matrix of numbers, who looks. Columns: x, y. a: 1.00, 0.00; b: 0.00, 1.00"
+    )
+    figure, axes = plt.subplots()
+    axes.plot([1, 2], label="loss")
+    axes.set(title="training", xlabel="epoch", ylabel="nats")
+    assert told(figure) == "training; loss; across: epoch; up: nats"
+
+
+def test_a_notebook_keeps_figures_finely_and_with_their_words():
+    import base64
+    from io import BytesIO
+
+    from PIL import Image
+
+    plots.matrix(np.eye(2), ["a", "b"], ["x", "y"])
+    data, notes = shown(plt.gcf())
+    picture = Image.open(BytesIO(base64.b64decode(data)))
+    assert abs(picture.width - 2 * notes["width"]) <= 1 and "a: 1.00" in notes["alt"]
 
 
 def test_matrix_writes_its_numbers():
@@ -81,7 +105,7 @@ def test_lines_draw_every_seed():
     plots.lines(range(3), {"a": [[1, 2, 3], [2, 3, 4]], "b": [1, 1, 1]}, "step", "loss", log=True)
     axes = plt.gca()
     assert len(axes.lines) == 3 and axes.get_yscale() == "log"
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["a", "b"]
+    assert {text.get_text() for text in axes.texts} == {"a", "b"}  # named where they end
     marks = {line.get_marker() for line in axes.lines}
     assert len(marks) == 2  # also told apart without colour
 
@@ -205,7 +229,7 @@ def test_the_story_of_a_token_has_seven_scenes(clips):
     from utils.model import VideoEmbedding
 
     picture = Image.open(io.BytesIO(plots.token_story(clips[0], VideoEmbedding((32, 32), 8, 8, 48), (3, 2, 1)).data))  # fmt: skip
-    assert picture.n_frames == 7 and picture.size == (1000, 430)
+    assert picture.n_frames == 8 and picture.size == (1600, 688)  # seven, and the still
     assert not plt.get_fignums()  # nothing is left for the notebook to show a second time
 
 
