@@ -15,9 +15,11 @@ def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2
     figure, axes = plt.subplots(figsize=size)
     ends = []
     for (name, y), (colour, style), mark in zip(ys.items(), STROKES, MARKS):
-        for values in np.atleast_2d(as_array(y)):
-            axes.plot(as_array(x), values, style, color=colour, marker=mark if marks else None, markersize=4)  # fmt: skip
-        ends.append((name, colour, np.mean(np.log10(np.atleast_2d(y)[:, -1])) if log else np.mean(np.atleast_2d(y)[:, -1])))  # fmt: skip
+        y = np.atleast_2d(as_array(y))
+        look = dict(color=colour, linestyle=style, marker=mark if marks else None, markersize=4)
+        axes.plot(as_array(x), y.T, **look)
+        last = y[:, -1]
+        ends.append((np.log10(last).mean() if log else last.mean(), name, look))
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
     if log == "both":
         axes.set_xscale("log")
@@ -31,17 +33,33 @@ def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2
 
 
 def _name_at_the_end(axes, ends, log):
-    """Write each line's name where it ends, and pull names apart that would touch."""
+    """Write each line's name where it ends, behind a piece of it; names that would touch are pulled apart."""
     low, high = (np.log10(limit) if log else limit for limit in axes.get_ylim())
-    height = axes.figure.get_figheight() - 1  # inches; a name takes about 0.17
-    step, places = 0.17 / height, []
-    for name, colour, value in sorted(ends, key=lambda end: end[2]):
+    step = 0.18 / (axes.figure.get_figheight() - 1)  # a name takes about 0.18 inches
+    places = []
+    for value, _, _ in sorted(ends, key=lambda end: end[0]):
         place = (value - low) / (high - low)
-        places.append([name, colour, max(place, places[-1][2] + step) if places else place])
-    over = max(0, places[-1][2] - 1)
-    for name, colour, place in places:
-        axes.annotate(name, (1, place - over), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
-                      va="center", fontsize=9.5, color=colour)  # fmt: skip
+        places.append(max(place, places[-1] + step) if places else place)
+    over = max(0, places[-1] - 1)
+    for place, (_, name, look) in zip(places, sorted(ends, key=lambda end: end[0])):
+        place -= over
+        axes.plot(
+            [1.015, 1.035, 1.055],
+            [place] * 3,
+            transform=axes.transAxes,
+            clip_on=False,
+            markevery=[1],
+            **look,
+        )
+        axes.text(
+            1.065,
+            place,
+            name,
+            transform=axes.transAxes,
+            va="center",
+            fontsize=9.5,
+            color=look["color"],
+        )
 
 
 def bars(names, values, ylabel, title=None, size=(7, 3)):

@@ -104,7 +104,7 @@ def test_matrix_writes_its_numbers():
 def test_lines_draw_every_seed():
     plots.lines(range(3), {"a": [[1, 2, 3], [2, 3, 4]], "b": [1, 1, 1]}, "step", "loss", log=True)
     axes = plt.gca()
-    assert len(axes.lines) == 3 and axes.get_yscale() == "log"
+    assert len(axes.lines) == 3 + 2 and axes.get_yscale() == "log"
     assert {text.get_text() for text in axes.texts} == {"a", "b"}  # named where they end
     marks = {line.get_marker() for line in axes.lines}
     assert len(marks) == 2  # also told apart without colour
