@@ -1,6 +1,7 @@
 """What holds for every lesson, read as a file: code like utils, badge, set-up cell, stored outputs."""
 
 import ast
+import base64
 import importlib
 import inspect
 import re
@@ -184,6 +185,31 @@ def test_shape_of_a_lesson(path):
     assert not re.search(r"/(root|work|tmp|home)/", str(outputs)), "a machine's path in an output"
     assert "placeholder" not in text.lower() and not re.search(r"\bREAD_[A-Z]+\b|\bTODO\b", text)
     assert path.stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_every_picture_is_told_in_words(path):
+    for number, cell in enumerate(read(path).cells):
+        for output in cell.get("outputs", []):
+            assert "image/gif" not in output.get("data", {}), (
+                "not shown everywhere; see plots.style.moving"
+            )
+            if "image/png" in output.get("data", {}):
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                assert len(alt.split()) >= 5 and not re.fullmatch(
+                    r"\d+ frames side by side", alt
+                ), number
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_a_lesson_has_something_that_moves_or_can_be_touched(path):
+    outputs = [
+        output.get("data", {}) for cell in read(path).cells for output in cell.get("outputs", [])
+    ]
+    moving = [
+        data for data in outputs if b"acTL" in base64.b64decode(data.get("image/png", ""))[:200]
+    ]
+    assert moving or any("iframe" in data.get("text/html", "") for data in outputs)
 
 
 def facts(path):
