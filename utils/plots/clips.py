@@ -59,10 +59,11 @@ def play(clip, fps=8, width=320):
     )
 
 
-def animate(clips, alt, fps=6, width=96, columns=6):
+def animate(clips, alt, fps=6, width=96, columns=6, still=-1):
     """Small clips side by side as one picture that moves; (n, t, height, width, 3) uint8.
 
-    `alt` says in words what is to be seen; `width` is that of one clip, in pixels.
+    `alt` says in words what is to be seen; `width` is that of one clip, in pixels; who does not move pictures
+    shows frame number `still`.
     """
     scale = max(1, round(width / clips.shape[3]))
     large = np.asarray(clips).repeat(scale, axis=2).repeat(scale, axis=3)
@@ -71,7 +72,7 @@ def animate(clips, alt, fps=6, width=96, columns=6):
         np.concatenate(list(large[start : start + columns]), axis=2)
         for start in range(0, len(large), columns)
     ]
-    return moving(list(np.concatenate(rows, axis=1)), round(1000 / fps), alt)
+    return moving(list(np.concatenate(rows, axis=1)), round(1000 / fps), alt, still=still)
 
 
 def cut(frame, size, patch):
