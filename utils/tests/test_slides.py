@@ -154,7 +154,8 @@ def test_one_page_a_lesson(tmp_path, capsys):
     )
     for section, slide in zip(found, deck):
         pictures = sum(slides.is_picture(o) for c in slide["cells"] for o in c.get("outputs", []))
-        assert section.count("<img") == pictures
+        assert section.count("<img") + section.count("<iframe") == pictures
+        assert "<img" not in section or re.search(r'<img[^>]* alt="[^"]{20,}"', section)
         assert ('<aside class="notes">' in section) == any(note.strip() for note in slide["notes"])
     assert "colab" not in page.lower() and "SETUP" not in page and "git clone" not in page
     shown = "".join(section.split("<aside")[0] for section in found)
