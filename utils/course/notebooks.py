@@ -12,10 +12,11 @@ from utils.paths import ROOT, write_text
 
 NOTEBOOKS = ROOT / "notebooks"
 
-# The first code cell of every lesson, to the letter (a test compares them). Its marker is frozen: notebooks that
+# The first code cell of every lesson, to the letter (a test compares them), folded: by its metadata in JupyterLab,
+# by `@title` and its metadata in Colab. Its marker is frozen: notebooks that
 # people have downloaded find the course by it.
 SETUP_CELL = """\
-# Set-up: find the course, or fetch it once where this notebook came alone (Colab, Kaggle, a download).
+# @title Set-up: find the course, or fetch it once where this notebook came alone (Colab, Kaggle, a download).
 import os, subprocess, sys
 from pathlib import Path
 
@@ -34,6 +35,8 @@ if course is None:
     subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(course)], check=True)
 if str(course) not in sys.path:
     sys.path.insert(0, str(course))"""
+
+FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}
 
 
 def repository():

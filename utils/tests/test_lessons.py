@@ -11,7 +11,7 @@ import pytest
 
 from utils import model
 from utils.course.exercises import exercises, release
-from utils.course.notebooks import NOTEBOOKS, SETUP_CELL, badge, lessons, repository
+from utils.course.notebooks import FOLDED, NOTEBOOKS, SETUP_CELL, badge, lessons, repository
 from utils.paths import ROOT
 
 LESSONS = [pytest.param(path, id=path.stem) for path in lessons()]
@@ -160,6 +160,7 @@ def test_badge_and_set_up_cell_are_the_same_everywhere(path):
     assert badge(path.relative_to(ROOT).as_posix(), repository()) in cells[0].source
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert code[0].source == SETUP_CELL.format(repo=repository())
+    assert FOLDED.items() <= code[0].metadata.items()
 
 
 @pytest.mark.parametrize("path", LESSONS)
