@@ -14,7 +14,6 @@ from utils.recipe import (
     LIPS_RECIPE,
     LIPS_TILES,
     LIPS_TILES_RECIPE,
-    LIPS_WEIGHTS,
     read_lips,
     train_lips,
 )  # fmt: skip
@@ -22,7 +21,7 @@ from utils.training import load_model, save_model
 
 SEEDS = range(5)
 RESULTS = DATA / "experiments" / "lips-seeds.json"
-WEIGHTS = [DATA / f"lips_{number}.safetensors" for number in range(3)]
+WEIGHTS = [DATA / f"lips_{number}.safetensors" for number in range(len(LIPS_KEPT))]
 TILES = DATA / "lips_tiles.safetensors"
 
 
@@ -80,23 +79,24 @@ def seeds(jobs=1):
         print(f"seed {row['seed']}: {row['test']['all']:.1%} of the test words, {row['seconds']} s", flush=True)  # fmt: skip
 
 
-def _keep(seed):
+def _keep(number):
     """Train one of the models that are kept, unless it lies in the cache; its file there."""
-    path = paths.cache_folder() / "experiments" / f"lips-kept-{seed}.safetensors"
-    setting = json.loads(json.dumps(dict(sizes=LIPS_KEPT, recipe=LIPS_WEIGHTS, data=fingerprint())))
+    sizes, recipe, seed = LIPS_KEPT[number]
+    path = paths.cache_folder() / "experiments" / f"lips-kept-{number}.safetensors"
+    setting = json.loads(json.dumps(dict(sizes=sizes, recipe=recipe, seed=seed, data=fingerprint())))  # fmt: skip
     if path.exists():
         notes = load_model(path)[1]
         if {name: notes[name] for name in setting} == setting:
             return path
-    row, on, model = train("weights", seed, LIPS_WEIGHTS, LIPS_KEPT)
-    save_model(model, path, **row, **setting, machine=on, classes=lips.CLASSES)
+    row, on, model = train(f"kept{number}", seed, recipe, sizes)
+    save_model(model, path, **row | setting, machine=on, classes=lips.CLASSES)
     return path
 
 
 def weights(jobs=1):
     """The three models that the course keeps, in eight bits, and what they read alone and together."""
-    seeds = range(len(WEIGHTS))
-    files = sorted(in_parallel(_keep, [(seed,) for seed in seeds], [f"model {seed}" for seed in seeds], jobs))  # fmt: skip
+    numbers = range(len(LIPS_KEPT))
+    files = sorted(in_parallel(_keep, [(n,) for n in numbers], [f"model {n}" for n in numbers], jobs))  # fmt: skip
     for path, file in zip(WEIGHTS, files):
         model, notes = load_model(file)
         save_model(model, path, eight_bits=True, **notes)
