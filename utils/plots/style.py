@@ -72,10 +72,12 @@ def shown(figure):
         file = io.BytesIO()
         picture.quantize(256).save(file, "PNG", optimize=True)
         data = file.getvalue()
-    elif len(data) > 150_000:
-        fine = 1.3
-        data = print_figure(figure, "png", dpi=130)
-        picture = Picture.open(io.BytesIO(data))
+    else:
+        for fine in (1.3, 1.0) if len(data) > 150_000 else ():
+            data = print_figure(figure, "png", dpi=round(100 * fine))
+            picture = Picture.open(io.BytesIO(data))
+            if len(data) < 110_000:
+                break
     width, height = (round(side / fine) for side in picture.size)
     return base64.b64encode(data).decode(), dict(width=width, height=height, alt=told(figure))
 
