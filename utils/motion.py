@@ -55,9 +55,7 @@ def _bright_colour(rng, hue):
 
 
 def _dark_texture(rng, size):
-    blobs = cv2.resize(
-        rng.uniform(0.05, 0.35, (5, 5, 3)), (size, size), interpolation=cv2.INTER_CUBIC
-    )
+    blobs = cv2.resize(rng.uniform(0.05, 0.35, (5, 5, 3)), (size, size), interpolation=cv2.INTER_CUBIC)  # fmt: skip
     return blobs + rng.normal(0, 0.02, (size, size, 1))
 
 
@@ -73,9 +71,7 @@ def make_clip(label, rng, num_frames=8, size=32, shape=None, hue=None):
     # A clip that does not zoom has the size of some moment of one that does: one frame's size
     # then says nothing about its class.
     frozen, start, turn = rng.choice(moment), rng.uniform(0, 1, 2), rng.uniform(0, 2 * np.pi)
-    scale = radius * zoom ** (
-        GROWTH[name] * moment if name in GROWTH else np.full(num_frames, frozen)
-    )
+    scale = radius * zoom ** (GROWTH[name] * moment if name in GROWTH else np.full(num_frames, frozen))  # fmt: skip
     centre = start + travel * moment[:, None] * np.array(VELOCITY.get(name, (0, 0)))
 
     # Twice the resolution, averaged at the end, gives soft edges.
@@ -133,9 +129,7 @@ def write_dataset(root, train=3000, test=600, seed=0, num_frames=8, size=32):
     sample = hashlib.sha256(
         make_clips(len(CLASSES), seed)[0]
     ).hexdigest()  # tells old code from new
-    recipe = dict(
-        train=train, test=test, seed=seed, num_frames=num_frames, size=size, sample=sample
-    )
+    recipe = dict(train=train, test=test, seed=seed, num_frames=num_frames, size=size, sample=sample)  # fmt: skip
     if _made_with(root, recipe):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -176,9 +170,7 @@ def _write_clips(folder, clips, labels):
             for one in written:
                 one.result()
         finally:
-            pool.shutdown(
-                cancel_futures=True
-            )  # after an error (a full disk, say) the rest is no use
+            pool.shutdown(cancel_futures=True)  # after an error, the rest is no use
 
 
 # What each way of turning a clip does to its class: the label after it, for each label before it.

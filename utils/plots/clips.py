@@ -40,10 +40,8 @@ def frames(clips, titles=None, columns=None, numbers=None, cell=1.6, alt=None):
                 ax.set_title(f"{column if numbers is None else numbers[column]}", fontsize=9)
         if titles is not None:
             axes[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center")
-    say(
-        figure,
-        f"{t} frames side by side" + (", of each of: " + "; ".join(titles) if titles else ""),
-    )
+    of_each = ", of each of: " + "; ".join(titles) if titles else ""
+    say(figure, alt or f"{t} frames side by side{of_each}")
 
 
 def play(clip, fps=8, width=320):
