@@ -12,9 +12,9 @@ from utils.motion import CLASSES, augment, write_dataset
 from utils.paths import DATA, cache_folder
 from utils.training import fit, load_model, predict_views
 
-# Motion clips: six classes, a minute.
+# Motion clips: six classes, half a minute.
 MODEL = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4)
-RECIPE = dict(epochs=10, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
+RECIPE = dict(epochs=6, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
 
 # Reading lips: 51 words, not quite 25 minutes on one core; LIPS_SHORT is enough to see it learn.
 LIPS_MODEL = dict(num_classes=51, image_size=(32, 48), num_frames=12, patch_size=16, dim=96, depth=3,
@@ -33,14 +33,15 @@ LIPS_KEPT = (
 )
 
 
-def motion_data(split="train", progress=True):
+def motion_data(split="train", progress=True, size=MODEL["image_size"]):
     """The motion clips, read from .mp4 files in the cache, which are written there if need be.
 
-    Shapes: -> clips (n, 8, 32, 32, 3) uint8, labels (n,) int64; n is 3000 ("train") or 600 ("test").
+    Shapes: -> clips (n, 8, size, size, 3) uint8, labels (n,) int64; n is 3000 ("train") or 600 ("test").
+    The files have 64 x 64 pixels: that size is for the eye, the smaller default for the model.
     """
     root = write_dataset(cache_folder() / "motion")
-    folder = VideoFolder(root / split, MODEL["num_frames"], MODEL["image_size"], classes=CLASSES)
-    return folder.load(cache_folder() / f"motion_{split}.safetensors", progress)
+    folder = VideoFolder(root / split, MODEL["num_frames"], size, classes=CLASSES)
+    return folder.load(cache_folder() / f"motion_{split}_{size}.safetensors", progress)
 
 
 def train_motion(seed, checkpoint=None, progress=True, prepare=None, augment=augment, scheme="divided"):  # fmt: skip

@@ -75,7 +75,7 @@ def course_clips(n, seed):
     """The course's motion clips of the four directions."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % len(CLASSES))
-    return np.stack([make_clip(label, rng) for label in labels]), labels
+    return np.stack([make_clip(label, rng, size=MODEL["image_size"]) for label in labels]), labels
 
 
 def _trained(data, seed):
@@ -125,9 +125,9 @@ def hands(jobs=1):
     """
     if not GESTURES.is_dir():
         raise SystemExit(f"{GESTURES}: the real clips are not here; without them nothing can be measured")  # fmt: skip
-    sample, _ = make_hands(4, 0)
+    samples = [make(4, 0)[0].tobytes() for make in (make_hands, course_clips)]
     setting = dict(model=MODEL, recipe=RECIPE, fine_tuning=TUNED, folds=FOLDS, synthetic_clips=CLIPS,
-                   sample=hashlib.sha256(sample.tobytes()).hexdigest()[:16])  # fmt: skip
+                   samples=[hashlib.sha256(sample).hexdigest()[:16] for sample in samples])  # fmt: skip
     stored = dict(setting, machines=[], rows=[])
     if RESULTS.exists():
         stored = json.loads(RESULTS.read_text(encoding="utf-8"))

@@ -114,10 +114,11 @@ def from_motion(model):
     """Weights from the motion clips instead of random ones; only the head starts anew.
 
     A model of the same sizes first learns to tell the six motions, seen in the same channels; it is
-    kept in the cache.
+    kept in the cache, under a name made from all that decides it.
     """
     config = model.config | dict(num_classes=len(CLASSES))
-    name = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:16]
+    sample = make_clips(len(CLASSES), seed=6)[0].tobytes()
+    name = hashlib.sha256(json.dumps([config, MOTION]).encode() + sample).hexdigest()[:16]
     file = paths.cache_folder() / "experiments" / f"motion-{name}.safetensors"
     if not file.exists():
         clips, labels = make_clips(MOTION["clips"], seed=6, num_frames=config["num_frames"])
