@@ -156,7 +156,9 @@ def write_dataset(root, train=3000, test=600, seed=0, num_frames=8, size=64):
     others is a ValueError. The folder appears only when it is complete. Returns root.
     """
     root = Path(root)
-    sample = hashlib.sha256(make_clips(len(CLASSES), seed)[0]).hexdigest()  # tells old code from new
+    sample = hashlib.sha256(
+        make_clips(len(CLASSES), seed)[0]
+    ).hexdigest()  # tells old code from new
     recipe = dict(train=train, test=test, seed=seed, num_frames=num_frames, size=size, sample=sample)  # fmt: skip
     if _made_with(root, recipe):
         return root
@@ -198,7 +200,9 @@ def _write_clips(folder, clips, labels):
             for one in written:
                 one.result()
         finally:
-            pool.shutdown(cancel_futures=True)  # after an error (a full disk, say) the rest is no use
+            pool.shutdown(
+                cancel_futures=True
+            )  # after an error (a full disk, say) the rest is no use
 
 
 # What each way of turning a clip does to its class: the label after it, for each label before it.

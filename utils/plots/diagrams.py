@@ -136,11 +136,11 @@ def _attention():
     """D2: scaled dot-product attention with its shapes."""
     axes = canvas(9.6, 3.6)
     _box(axes, 0.65, 1.95, "tokens\nX", "#333333", 0.95, 0.7)
-    _shape(axes, 0.65, 1.42, "(n, d)")
+    _shape(axes, 0.65, 1.42, "(n, dim)")
     for y, name, colour in ((3.1, "Q", ASK), (1.95, "K", NORM), (0.6, "V", NORM)):
         arrow(axes, (1.13, 1.95), (1.4, 1.95), (1.4, y), (1.65, y))
         _box(axes, 2.0, y, name, colour, 0.65, 0.55, 12)
-    _shape(axes, 2.0, 3.48, "(heads, n, d/heads)")
+    _shape(axes, 2.0, 3.48, "(heads, n, d)")
     axes.text(2.42, 3.16, "what I look for", fontsize=8, color=ASK, va="bottom")
     axes.text(2.42, 2.02, "what I am", fontsize=8, color="#555555", va="bottom")
     axes.text(2.42, 0.67, "what I tell", fontsize=8, color="#555555", va="bottom")
@@ -182,7 +182,7 @@ def _attention():
     arrow(axes, (7.3, 2.1), (7.6, 2.1))
     _box(axes, 8.2, 2.1, "heads side\nby side, W", "#333333", 1.15, 0.65, 9)
     arrow(axes, (8.78, 2.1), (9.15, 2.1))
-    _shape(axes, 9.25, 1.6, "(n, d)")
+    _shape(axes, 9.25, 1.6, "(n, dim)")
     axes.text(9.35, 2.1, "Y", ha="center", va="center", fontsize=12, style="italic")
 
 
@@ -348,7 +348,7 @@ _DIAGRAMS = {
 
 
 _WORDS = {
-    "attention": """From left to right: tokens X of shape (n, d) go through three learned matrices and become queries,
+    "attention": """From left to right: tokens X of shape (n, dim) go through three learned matrices and become queries,
         keys and values, each (heads, n, d / heads). Queries times keys give scores of shape (n, n), one row of them
         in blue. They are divided by the root of d and go through a softmax, so that each row sums to 1. Times the
         values they give the output of each head; the heads are laid side by side and multiplied by a last matrix.""",

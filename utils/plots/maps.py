@@ -37,12 +37,12 @@ def overlay(clip, maps, title=None, numbers=None):
         f"at row {row}, column {column} of {maps.shape[1]} by {maps.shape[2]} patches")  # fmt: skip
 
 
-def spotlight(clip, panels, colour="#222222", numbers=None):
+def spotlight(clip, panels, colour="#222222", numbers=None, percent=True):
     """Where a patch looks: the frame in pale grey, what it looks at in full colour, the patch framed blue.
 
     Shapes: clip (t, height, width, 3) uint8; `panels` maps a name to ((frame, row, column), shares
     (t, h, w)), one row of frames each. A share of a tenth or more is framed in `colour` (one for all rows,
-    or a list) and printed, in percent. `numbers` stand above the frames (the default counts from 0).
+    or a list) and, with `percent`, printed. `numbers` stand above the frames (the default counts from 0).
     """
     t, (height, width) = len(clip), clip.shape[1:3]
     cell = min(1.6, 9.5 / t)
@@ -64,9 +64,10 @@ def spotlight(clip, panels, colour="#222222", numbers=None):
             ax.spines[:].set_visible(False)
             for row, column in np.argwhere(shares[frame] >= 0.1):
                 ax.add_patch(plt.Rectangle((column * across - 0.5, row * down - 0.5), across, down, fill=False, edgecolor=edge, linewidth=1))  # fmt: skip
-                ax.text((column + 0.5) * across, (row + 0.5) * down, f"{100 * shares[frame, row, column]:.0f}",
-                        ha="center", va="center", fontsize=7, weight="bold",
-                        bbox=dict(boxstyle="round,pad=0.1", facecolor="white", edgecolor="none", alpha=0.7))  # fmt: skip
+                if percent:
+                    ax.text((column + 0.5) * across, (row + 0.5) * down, f"{100 * shares[frame, row, column]:.0f}",
+                            ha="center", va="center", fontsize=7, weight="bold",
+                            bbox=dict(boxstyle="round,pad=0.1", facecolor="white", edgecolor="none", alpha=0.7))  # fmt: skip
             if frame == asked[0]:
                 corner = asked[2] * across - 0.5, asked[1] * down - 0.5
                 ax.add_patch(plt.Rectangle(corner, across, down, fill=False, edgecolor="#0072B2", linewidth=2.5))  # fmt: skip
@@ -216,10 +217,10 @@ def confusion(counts, groups, title=None):
     axes.tick_params(length=0)
 
 
-def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6, count=False):
+def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6, ticks=None):
     """Large matrices side by side, without numbers, on one scale: name -> (rows, columns).
 
-    Entries that are not a number stay blank. With `count`, rows and columns are numbered from 0.
+    Entries that are not a number stay blank. `ticks` are what rows and columns are called, both alike.
     """
     panels = {name: as_array(values) for name, values in panels.items()}
     columns = min(columns, len(panels))
@@ -233,11 +234,15 @@ def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6, coun
     high = max(np.nanmax(p) for p in panels.values())
     for ax in axes.flat:
         ax.set_visible(False)
-    for ax, (name, values) in zip(axes.flat, panels.items()):
+    for place, (ax, (name, values)) in enumerate(zip(axes.flat, panels.items())):
         ax.set_visible(True)
         shown = ax.imshow(values, vmin=low, vmax=high)
-        down, across = (range(n) for n in values.shape) if count else ([], [])
-        ax.set(title=name, xlabel=xlabel, ylabel=ylabel, xticks=across, yticks=down)
+        # Names and ticks once, at the left and below: all panels share them.
+        left, lowest = place % columns == 0, place + columns >= len(panels)
+        ax.set(title=name, xlabel=xlabel if lowest else None, ylabel=ylabel if left else None)
+        ax.set_yticks(*(range(len(ticks)), ticks) if ticks is not None and left else ([],))
+        ax.set_xticks(*(range(len(ticks)), ticks) if ticks is not None and lowest else ([],))
+        ax.tick_params(labelsize=7)
         ax.spines[:].set_visible(False)
     figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
     say(figure, f"Matrices as heat maps, the brighter the larger{f' the {label}' if label else ''}: {', '.join(panels)}")  # fmt: skip

@@ -245,6 +245,6 @@ def ask_a_patch(clip, grid, schemes=("divided",), asked=(0, 0, 0), first=0, mode
         panels = {f"head {head}": (asked, share) for head, share in enumerate(shares)}
     side = 24
     large = np.stack([cv2.resize(frame, (w * side, h * side), interpolation=cv2.INTER_CUBIC) for frame in clip])  # fmt: skip
-    spotlight(large, panels, colour, numbers=range(first, first + t))
+    spotlight(large, panels, colour, numbers=range(first, first + t), percent=maps is not None)
     modes = ("may",) if maps is None else ("does", "may")
     _after_still(ask_page(clip, grid, schemes, asked, first, maps, modes), "Ask a patch", 440)

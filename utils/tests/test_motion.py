@@ -71,7 +71,9 @@ def test_place_and_size_in_one_frame_tell_nothing_unless_it_is_known_which():
     """The trap of objects that do not wrap: who goes left starts on the right."""
     clips, labels = make_clips(3000, seed=1, size=32)
     rng = np.random.default_rng(0)
-    assert told_by(clips[np.arange(3000), rng.integers(8, size=3000)], labels) < 0.21  # chance: 0.167
+    assert (
+        told_by(clips[np.arange(3000), rng.integers(8, size=3000)], labels) < 0.21
+    )  # chance: 0.167
     assert 0.4 < told_by(clips[:, 0], labels) < 0.55  # what motion.py admits
 
 
