@@ -137,18 +137,26 @@ def spoken(frames, words, answers=None):
     )
 
 
-def timeline(total, choices):
-    """Which frames each way of sampling takes: `choices` maps a name to frame indices."""
-    figure, axes = plt.subplots(figsize=(9, 0.5 * len(choices) + 0.9))
+def timeline(total, choices, words=()):
+    """Which frames each way of sampling takes: `choices` maps a name to frame indices.
+
+    `words` (of `lips.words`) are drawn above, each from its first frame to its end.
+    """
+    figure, axes = plt.subplots(figsize=(9, 0.5 * len(choices) + (1.4 if words else 0.9)))
+    for word in words:
+        axes.barh(-1, word.end - word.first, left=word.first, height=0.6, color="#eeeeee", edgecolor="#333333")  # fmt: skip
+        axes.text((word.first + word.end) / 2, -1, word.word, ha="center", va="center", fontsize=9)
+        axes.axvspan(word.first, word.end, color="#f4f4f4", zorder=-1)
     for row, indices in enumerate(choices.values()):
         axes.hlines(row, 0, total - 1, color="#cccccc", linewidth=6, zorder=0)
         axes.scatter(
             indices, [row] * len(indices), color=COLOURS[row % 6], marker="|", s=250, linewidth=3
         )
     axes.set_yticks(range(len(choices)), choices)
-    axes.set(xlabel="frame", ylim=(len(choices) - 0.5, -0.5))
+    axes.set(xlabel="frame", ylim=(len(choices) - 0.5, -1.5 if words else -0.5))
     axes.spines["left"].set_visible(False)
-    say(figure, f"Of {total} frames: " + "; ".join(f"{name} takes {', '.join(map(str, taken))}" for name, taken in choices.items()))  # fmt: skip
+    spoken = "".join(f"{word.word} is said from frame {word.first:.0f} to {word.end:.0f}; " for word in words)  # fmt: skip
+    say(figure, f"{spoken}of {total} frames: " + "; ".join(f"{name} takes {', '.join(map(str, taken))}" for name, taken in choices.items()))  # fmt: skip
 
 
 def overview(path, clips, maps, values, classes):

@@ -7,10 +7,11 @@ from matplotlib.ticker import LogLocator
 from utils.plots.style import ASK, COLOURS, MARKS, STROKES, as_array, say
 
 
-def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2)):
+def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2), places=None):
     """One line per entry of `ys` (name -> values, or name -> several runs, all drawn), named where it ends.
 
-    `log=True` makes the y axis logarithmic, `log="both"` also x, with a tick at each x.
+    `log=True` makes the y axis logarithmic, `log="both"` also x, with a tick at each x. `places` maps a
+    name to the x at which it is written, beside a thin upright line.
     """
     figure, axes = plt.subplots(figsize=size)
     ends = []
@@ -27,9 +28,13 @@ def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
+    for name, place in (places or {}).items():
+        axes.axvline(place, color="#bbbbbb", linewidth=1, zorder=0)
+        axes.text(place, 1, f" {name}", transform=axes.get_xaxis_transform(), va="top", weight="bold")
     if len(ys) > 1:
         _name_at_the_end(axes, ends, log)
-    say(figure, f"Curves of {', '.join(ys)}. Across: {xlabel}. Up: {ylabel}. {title or ''}")
+    marked = "".join(f" {name} stands at {place:g}." for name, place in (places or {}).items())
+    say(figure, f"Curves of {', '.join(ys)}. Across: {xlabel}. Up: {ylabel}. {title or ''}{marked}")
 
 
 def _name_at_the_end(axes, ends, log):

@@ -2,11 +2,13 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from utils.plots.clips import animate
-from utils.plots.style import STEP_COLOURS, as_array, say
+from utils.plots.style import STEP_COLOURS, as_array, moving, say
 
 
 def overlay(clip, maps, title=None, numbers=None):
@@ -41,7 +43,7 @@ def spotlight(clip, panels, colour="#222222", numbers=None, percent=True):
     """Where a patch looks: the frame in pale grey, what it looks at in full colour, the patch framed blue.
 
     Shapes: clip (t, height, width, 3) uint8; `panels` maps a name to ((frame, row, column), shares
-    (t, h, w)), one row of frames each. A share of a tenth or more is framed in `colour` (one for all rows,
+    (t, h, w)), one row of frames each; None instead of a place frames no patch. A share of a tenth or more is framed in `colour` (one for all rows,
     or a list) and, with `percent`, printed. `numbers` stand above the frames (the default counts from 0).
     """
     t, (height, width) = len(clip), clip.shape[1:3]
@@ -68,7 +70,7 @@ def spotlight(clip, panels, colour="#222222", numbers=None, percent=True):
                     ax.text((column + 0.5) * across, (row + 0.5) * down, f"{100 * shares[frame, row, column]:.0f}",
                             ha="center", va="center", fontsize=7, weight="bold",
                             bbox=dict(boxstyle="round,pad=0.1", facecolor="white", edgecolor="none", alpha=0.7))  # fmt: skip
-            if frame == asked[0]:
+            if asked is not None and frame == asked[0]:
                 corner = asked[2] * across - 0.5, asked[1] * down - 0.5
                 ax.add_patch(plt.Rectangle(corner, across, down, fill=False, edgecolor="#0072B2", linewidth=2.5))  # fmt: skip
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
@@ -215,6 +217,32 @@ def confusion(counts, groups, title=None):
         f"{names[row]} for {names[column]}, {counts[row, column]} times" for row, column in worst))  # fmt: skip
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+
+
+def confusions(counts, classes, titles, still=-1):
+    """Who is taken for whom, again and again: one picture that moves, a matrix per moment.
+
+    Shapes: counts (moments, n, n) whole numbers, rows true, columns said; `titles` one per moment.
+    """
+    counts = as_array(counts)
+    pictures = []
+    for one, title in zip(counts, titles):
+        figure = Figure(figsize=(4.6, 3.9), dpi=130, layout="constrained")
+        canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+        axes.imshow(one / one.sum(1, keepdims=True), vmin=0, vmax=1, cmap="Blues")
+        for row, column in zip(*np.nonzero(one)):
+            axes.text(column, row, one[row, column], ha="center", va="center", fontsize=9,
+                      color="white" if one[row, column] > 0.6 * one[row].sum() else "black")  # fmt: skip
+        axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set(xlabel="said by the model", ylabel="true", title=title)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    alt = f"""Who is taken for whom, {len(counts)} moments one after the other: {titles[0]} to {titles[-1]}.
+    Right answers, on the diagonal: {", ".join(f"{np.trace(one) / one.sum():.0%}" for one in counts)}."""
+    return moving(pictures, 700, alt, width=460, still=still)
 
 
 def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6, ticks=None):
