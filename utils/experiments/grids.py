@@ -2,8 +2,10 @@
 
 Three questions are asked about the same clips. "motion": which way does the object go (no single
 frame tells)? "hue": what colour is it, and "shape": what shape has it (every frame tells)? A fourth,
-"flash", has clips of its own: two colours flash far apart in time; which was first? The fifth, "lips",
-is real video: which of 51 words does the mouth in data/lips say? Its lines have three seeds.
+"flash", has clips of its own: two colours flash far apart in time; which was first? The fifth,
+"wrapped", is the first one on harder clips, where the place of the object tells nothing (wrapping.py).
+The sixth, "lips", is real video: which of 51 words does the mouth in data/lips say? Its lines have three
+seeds.
 """
 
 import hashlib
@@ -25,6 +27,7 @@ from utils.experiments.variants import (
     lips_frame_differences,
     transformer,
 )
+from utils.experiments.wrapping import make_wrapping_clip
 from utils.motion import CLASSES, augment, make_clip
 from utils.recipe import LIPS_MODEL, LIPS_SHORT
 
@@ -33,7 +36,7 @@ SIZES = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, d
 # So short that the motion clips are half learned: where all are right, nobody can be better.
 BUDGET = dict(epochs=1, batch_size=16, peak_lr=2.5e-3, weight_decay=0.05, warm_up=0.05)
 LONG = dict(epochs=3)  # where it matters what is never learned, or is learned slowly
-SLOW = ("shape", "flash")  # questions that always get the long budget
+SLOW = ("shape", "flash", "wrapped")  # questions that always get the long budget
 CLIPS = dict(train=3200, test=1000)  # an epoch is 200 steps
 LIPS_BUDGET = LIPS_SHORT
 SEEDS = range(5)
@@ -104,10 +107,11 @@ class Run:
         return json.loads(json.dumps(setting))  # as it comes back from a file: lists, no tuples
 
 
+MAKE, QUESTION = {"wrapped": make_wrapping_clip}, {"wrapped": "motion"}
 SPLITS = {"train": 5, "test": 4}  # the first number of each clip's seed
 
 
-def _motion_clips(numbers, n, split, num_frames, size):
+def _motion_clips(numbers, n, split, num_frames, size, make=make_clip):
     """Some of n clips of the first three tasks, and all labels. Every clip has its own seed."""
     first = SPLITS[split]
     rng = np.random.default_rng((first, n))
@@ -117,7 +121,7 @@ def _motion_clips(numbers, n, split, num_frames, size):
         own = np.random.default_rng((first, number))
         motion, hue, shape = (labels[task][number] for task in TASKS)
         hue = (30 * hue + own.integers(-9, 10)) % 180
-        clips.append(make_clip(motion, own, num_frames, size, SHAPES[shape], hue))
+        clips.append(make(motion, own, num_frames, size, SHAPES[shape], hue))
     return np.stack(clips), labels
 
 
@@ -141,7 +145,7 @@ def _flash_clips(n, split, num_frames, size):
 def _all_clips(kind, n, split, num_frames, size):
     if kind == "flash":
         return _flash_clips(n, split, num_frames, size)
-    return _motion_clips(range(n), n, split, num_frames, size)
+    return _motion_clips(range(n), n, split, num_frames, size, MAKE.get(kind, make_clip))
 
 
 @lru_cache
@@ -150,13 +154,13 @@ def _sample(task, n, num_frames, size):
     if task == "flash":
         clips, labels = _flash_clips(6, "train", num_frames, size)
     else:
-        clips, labels = _motion_clips(range(3), n, "train", num_frames, size)
-        labels = labels[task]
+        clips, labels = _motion_clips(range(3), n, "train", num_frames, size, MAKE.get(task, make_clip))  # fmt: skip
+        labels = labels[QUESTION.get(task, task)]
     return hashlib.sha256(clips.tobytes() + labels.tobytes()).hexdigest()[:16]
 
 
 def task_clips(task, split="train", num_frames=8, size=32):
-    """The clips with the labels of one question: "motion", "hue", "shape" or "flash".
+    """The clips with the labels of one question: "motion", "hue", "shape", "flash" or "wrapped".
 
     Shapes: -> clips (n, num_frames, size, size, 3) uint8, labels (n,) int64. `split` is "train" or
     "test". In the first three tasks shapes, colours and paths are the same at every size and number of
@@ -167,9 +171,9 @@ def task_clips(task, split="train", num_frames=8, size=32):
         raise ValueError(f"unknown task {task!r}; there are {', '.join(AUGMENT)}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
-    kind = "flash" if task == "flash" else "motion"
+    kind = task if task in ("flash", "wrapped") else "motion"
     clips, labels = _all_clips(kind, CLIPS[split], split, num_frames, size)
-    return clips, labels if task == "flash" else labels[task]
+    return clips, labels if task == "flash" else labels[QUESTION.get(task, task)]
 
 
 def turn_only(clips, labels, rng):
@@ -177,7 +181,7 @@ def turn_only(clips, labels, rng):
     return augment(clips, labels, rng)[0], labels
 
 
-AUGMENT = {"motion": augment, "hue": turn_only, "shape": turn_only, "flash": None}
+AUGMENT = {"motion": augment, "hue": turn_only, "shape": turn_only, "flash": None, "wrapped": augment}  # fmt: skip
 
 
 def _scheme(name, **more):
@@ -221,6 +225,13 @@ GRIDS = {
     ),
     "schemes-long": [
         _scheme(scheme, budget=LONG, features=True)
+        for scheme in ("space", "joint", "divided", "local+global", "axial")
+    ],
+    "schemes-wrapped": _schemes(
+        ("wrapped",), **{"space": 4, "joint": 4, "divided": 4, "local+global": 4, "axial": 4}
+    ),
+    "schemes-wrapped-long": [
+        _scheme(scheme, task="wrapped", budget=dict(epochs=6), features=True)
         for scheme in ("space", "joint", "divided", "local+global", "axial")
     ],
     "schemes-parameters": _schemes(

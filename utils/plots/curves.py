@@ -30,7 +30,9 @@ def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2
         axes.minorticks_off()
     for name, place in (places or {}).items():
         axes.axvline(place, color="#bbbbbb", linewidth=1, zorder=0)
-        axes.text(place, 1, f" {name}", transform=axes.get_xaxis_transform(), va="top", weight="bold")
+        axes.text(
+            place, 1, f" {name}", transform=axes.get_xaxis_transform(), va="top", weight="bold"
+        )
     if len(ys) > 1:
         _name_at_the_end(axes, ends, log)
     marked = "".join(f" {name} stands at {place:g}." for name, place in (places or {}).items())
