@@ -35,17 +35,13 @@ class VideoFolder:
         self.root = Path(root)
         if not self.root.is_dir():
             raise VideoError(f"{self.root}: no such folder; it should hold one folder per class")
-        found = sorted(
-            p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")
-        )
+        found = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))  # fmt: skip
         if not found:
             raise VideoError(f"{self.root}: holds no folders; it should hold one per class")
         self.classes = tuple(classes or found)
         if set(found) != set(self.classes):
             odd = sorted(set(found) ^ set(self.classes))
-            raise VideoError(
-                f"{self.root}: the folders and the classes {self.classes} differ in {odd}"
-            )
+            raise VideoError(f"{self.root}: the folders and the classes {self.classes} differ in {odd}")  # fmt: skip
         self.num_frames, self.size, self.sampling, self.pad = num_frames, size, sampling, pad
         self.seed, self.epoch = seed, 0
         self.paths, self.labels = [], []
@@ -63,9 +59,7 @@ class VideoFolder:
     def __getitem__(self, index):
         index = range(len(self))[index]  # -1 is the last one; beyond the end is an IndexError
         seed = (self.seed, self.epoch, index)
-        clip = read_frames(
-            self.paths[index], self.num_frames, self.size, self.sampling, self.pad, seed
-        )
+        clip = read_frames(self.paths[index], self.num_frames, self.size, self.sampling, self.pad, seed)  # fmt: skip
         return clip, self.labels[index]
 
     def load(self, cache=None, progress=True):
@@ -77,9 +71,7 @@ class VideoFolder:
         that lists them all.
         """
         if cache is not None and isinstance(self.sampling, str) and self.sampling == "random":
-            raise ValueError(
-                "a cache would freeze random sampling; read the clips one by one instead"
-            )
+            raise ValueError("a cache would freeze random sampling; read the clips one by one instead")  # fmt: skip
         fingerprint = self._fingerprint()
         if cache is not None and (stored := _read_cache(cache, fingerprint)):
             return stored

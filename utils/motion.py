@@ -84,8 +84,7 @@ def make_clip(label, rng, num_frames=8, size=64, shape=None, hue=None):
     Shapes: -> (num_frames, size, size, 3) uint8 RGB. From the first frame to the last the object
     travels 0.3 to 0.45 frame widths, or changes its size by a factor of 2 to 2.8.
     """
-    name = CLASSES[label]
-    moment = np.linspace(-0.5, 0.5, num_frames)  # 0 is the middle of the clip
+    name, moment = CLASSES[label], np.linspace(-0.5, 0.5, num_frames)  # 0 is the middle of the clip
     travel, zoom, radius = rng.uniform(0.3, 0.45), rng.uniform(2, 2.8), rng.uniform(0.17, 0.25)
     middle, turn = rng.uniform(0.2, 0.8, 2), rng.uniform(0, 2 * np.pi)
     # What rests is where it would be at some moment of a journey, and has the size of some moment.
@@ -185,9 +184,7 @@ def _made_with(root, recipe):
     note = root / NOTE
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == recipe:
         return True
-    raise ValueError(
-        f"{root}: already there, and not made with {recipe}; delete it or choose another folder"
-    )
+    raise ValueError(f"{root}: already there, and not made with {recipe}; delete it or choose another folder")  # fmt: skip
 
 
 def _write_clips(folder, clips, labels):

@@ -84,9 +84,7 @@ def read_lips(words, models=None, folder=lips.LIPS):
 
     Each looks at every window in eighteen ways, and all answers are averaged. None: the three in data/.
     """
-    models = models or [
-        load_model(DATA / f"lips_{n}.safetensors")[0] for n in range(len(LIPS_KEPT))
-    ]
+    models = models or [load_model(DATA / f"lips_{n}.safetensors")[0] for n in range(len(LIPS_KEPT))]  # fmt: skip
     views, total = {}, 0
     for model in models:
         frames = model.config["num_frames"]

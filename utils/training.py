@@ -29,9 +29,7 @@ def to_video(clips):
     """Raw frames to model input: (b, t, height, width, 3) uint8 -> (b, t, c, height, width) float32."""
     video = torch.as_tensor(np.ascontiguousarray(clips))
     if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[-1] != 3:
-        raise ValueError(
-            f"clips are (b, t, height, width, 3) uint8, got {tuple(video.shape)} {video.dtype}"
-        )
+        raise ValueError(f"clips are (b, t, height, width, 3) uint8, got {tuple(video.shape)} {video.dtype}")  # fmt: skip
     return (rearrange(video, "b t height width c -> b t c height width").float() / 255 - MEAN) / STD
 
 
@@ -85,9 +83,7 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     if not per_epoch:
         raise ValueError(f"{len(clips)} clips do not fill one batch of {batch_size}")
     steps = epochs * per_epoch
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=weight_decay
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=weight_decay)  # fmt: skip
     run = dict(network=_network(model), epochs=epochs, batch_size=batch_size,
                peak_lr=peak_lr, weight_decay=weight_decay, warm_up=warm_up, clip_norm=clip_norm,
                seed=seed, augment=_name(augment))  # fmt: skip
@@ -107,15 +103,11 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
             chosen = order[position * batch_size : (position + 1) * batch_size]
             batch, targets = clips[chosen], labels[chosen]
             if augment is not None:
-                batch, targets = augment(
-                    batch, targets, np.random.default_rng((seed, epoch, position))
-                )
+                batch, targets = augment(batch, targets, np.random.default_rng((seed, epoch, position)))  # fmt: skip
 
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, peak_lr, warm_up)
-            with torch.random.fork_rng(
-                devices=gpus
-            ):  # for dropout; the caller's seed stays untouched
+            with torch.random.fork_rng(devices=gpus):  # for dropout; the caller's seed is kept
                 torch.manual_seed(seed * 1_000_003 + step)
                 logits = model(to_video(batch).to(device))
             targets = torch.as_tensor(targets, device=device)
@@ -141,9 +133,7 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
                     row["test_accuracy"] = evaluate(model, test)
                 history.append(row)
                 sums = [0.0, 0]
-                bar.set_postfix(
-                    {name: f"{value:.3f}" for name, value in row.items() if name != "epoch"}
-                )
+                bar.set_postfix({name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})  # fmt: skip
             bar.update()
             if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == steps):
                 save_run(checkpoint, model, optimizer, run, step + 1, history, sums)
@@ -190,16 +180,12 @@ def load_run(path, model, optimizer, run):
     """Put a saved run back into `model` and `optimizer`; returns its step, history and sums."""
     tensors, metadata = _open(path)
     if "place" not in metadata:
-        raise ValueError(
-            f"{path}: holds a model, not a training run to go on with; choose another file name"
-        )
+        raise ValueError(f"{path}: holds a model, not a training run to go on with; choose another file name")  # fmt: skip
     place, run = json.loads(metadata["place"]), json.loads(json.dumps(run))  # tuples become lists
     if place["run"] != run:
         names = [n for n in place["run"] | run if place["run"].get(n) != run.get(n)]
         was = {name: place["run"].get(name, "not noted") for name in names}
-        raise ValueError(
-            f"{path}: holds another training run (there: {was}); delete it or choose another file"
-        )
+        raise ValueError(f"{path}: holds another training run (there: {was}); delete it or choose another file")  # fmt: skip
     model.load_state_dict(
         {
             name.removeprefix("model."): tensor
@@ -212,9 +198,7 @@ def load_run(path, model, optimizer, run):
         if name.startswith("optimizer."):
             _, index, field = name.split(".")
             state.setdefault(int(index), {})[field] = tensor
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})  # fmt: skip
     return place["step"], place["history"], place["sums"]
 
 

@@ -225,9 +225,7 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
             frames |= _walk(capture, path, missing, until=max(missing), size=size)[0]
     reached_end = not explicit and (sampling != "first" or num_frames is None)
     if reached_end and claimed and total < 0.95 * claimed - 1:
-        warnings.warn(
-            f"{path}: claims {claimed} frames, {total} decode", VideoWarning, stacklevel=2
-        )
+        warnings.warn(f"{path}: claims {claimed} frames, {total} decode", VideoWarning, stacklevel=2)  # fmt: skip
     chosen = [frames[int(index)] for index in indices]
     if num_frames is not None:
         chosen += [chosen[-1]] * (num_frames - len(chosen))
@@ -268,9 +266,7 @@ def write_video(path, frames, fps=8.0, codec=None):
 def _write(path, frames, fps, codec):
     """Write the frames and read them back; returns what went wrong, or None."""
     t, height, width, _ = frames.shape
-    writer = cv2.VideoWriter(
-        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (width, height)
-    )
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (width, height))  # fmt: skip
     if not writer.isOpened():
         return f"OpenCV cannot write {codec} into {path.suffix} here"
     for frame in frames:

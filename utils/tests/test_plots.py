@@ -25,7 +25,7 @@ def close_figures():
 
 @pytest.fixture(scope="module")
 def clips():
-    return make_clips(6, seed=0)[0]
+    return make_clips(6, seed=0, size=32)[0]
 
 
 def drawn():

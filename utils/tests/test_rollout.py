@@ -154,7 +154,7 @@ def test_rows_sum_to_one_in_the_schemes_with_blocks_and_axes(scheme):
 def test_on_the_trained_model_it_is_a_distribution_that_follows_the_object():
     """Share of attention on the object over its area, against its place four frames later or earlier."""
     model, _ = load_model(DATA / "motion_divided.safetensors")
-    clips, _ = make_clips(60, seed=9)
+    clips, _ = make_clips(60, seed=9, size=32)
     shares, elsewhere, areas = [], [], []
     for clip in clips:
         share = attention_rollout(model.train(), clip)

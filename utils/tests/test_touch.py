@@ -97,7 +97,7 @@ class Piece:
 @pytest.fixture(scope="module")
 def motion():
     model, _ = load_model(DATA / "motion_divided.safetensors")
-    return model, *make_clips(60, seed=77)
+    return model, *make_clips(60, seed=77, size=32)
 
 
 def test_the_model_in_the_page_computes_what_torch_computes(browser, motion, tmp_path):

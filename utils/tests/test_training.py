@@ -366,7 +366,7 @@ def test_the_recipe_reaches_99_percent_for_each_of_five_seeds():
 
 def test_labels_may_be_shares_of_the_classes():
     """All on one class is the same as the class; half and half is in between."""
-    data = make_clips(32, seed=0)
+    data = make_clips(32, seed=0, size=32)
     hard, soft, half = [], [], []
     for found, turn in (
         (hard, None),
