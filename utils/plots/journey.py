@@ -30,11 +30,11 @@ def _mouth():
     return lips.read_frames(lips.clip_path("bwbh1a"))[23:31]
 
 
-def journey(today=(), built=()):
+def journey(today=(), built=(), learning=False):
     """From a video to a word: the map of the model, on the running clip.
 
     `built` are the PARTS of earlier lessons, in colour; `today` are this lesson's, in a thick frame; the
-    others are dotted. ValueError for an unknown part.
+    others are dotted. With `learning`, the gradient runs back. ValueError for an unknown part.
     """
     today, built = set(today), set(built)
     if unknown := (today | built) - set(PARTS):
@@ -82,6 +82,7 @@ def journey(today=(), built=()):
 
     frame("block", 4.75, 0.4, 3.95, 1.3, "#333333")
     label("block", 6.7, "the block, again and again")
+    axes.text(8.64, 0.425, "n: norm   T: time   S: space", ha="right", fontsize=6, color="#777777", zorder=4)  # fmt: skip
     gold, main = (
         CLS if known & {"tokens", "block"} else "#bbbbbb",
         "#333333" if known else "#bbbbbb",
@@ -143,7 +144,11 @@ def journey(today=(), built=()):
     label("answer", 10.9, "a word")
     for start, end in ((1.42, 1.68), (3.02, 3.28), (9.97, 10.23)):
         arrow(axes, (start, 1.05), (end, 1.05), colour="#777777")
-    axes.set(xlim=(0, 11.6), ylim=(0, 2.1))
+    if learning:
+        arrow(axes, (10.9, 1.74), (10.9, 1.92), (3.85, 1.92), (3.85, 1.74), colour="#B00020")
+        axes.text(7.4, 1.98, "the gradient: who was to blame, and how much?", ha="center", va="bottom", fontsize=8.5, color="#B00020")  # fmt: skip
+    axes.set(xlim=(0, 11.6), ylim=(0, 2.2 if learning else 2.1))
     parts = {"built": sorted(built, key=PARTS.index), "today": sorted(today, key=PARTS.index)}
     say(plt.gcf(), "The map of the model: frames, patches, tokens, the block with T, S and the MLP, head, word. "
-        + " ".join(f"{when}: {', '.join(names)}." for when, names in parts.items() if names), drawing=True)  # fmt: skip
+        + " ".join(f"{when}: {', '.join(names)}." for when, names in parts.items() if names)
+        + (" The gradient runs back from the word to the tokens." if learning else ""), drawing=True)  # fmt: skip
