@@ -167,6 +167,12 @@ def check_attention(attention, seed=0):
         reference = nn.MultiheadAttention(dim, heads, batch_first=True)
         reference.in_proj_weight, reference.in_proj_bias = module.qkv.weight, module.qkv.bias
         reference.out_proj = module.out
+        q, k, v = module.qkv(x).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        by_column = (scores.softmax(-2) @ v).transpose(1, 2).flatten(2)
+        assert not close(y, module.out(by_column)), (
+            "the softmax runs over the queries: each query's shares must sum to 1, so it runs over the keys, the last axis"
+        )
         assert close(y, reference(x, x, x)[0]), (
             "with the same weights nn.MultiheadAttention gives another result: each head takes dim / heads "
             "neighbouring numbers, is scaled by √(dim / heads), and the heads are put back side by side"

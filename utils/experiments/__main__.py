@@ -16,7 +16,7 @@
     hands          train on synthetic arms, test on real hands (in ../shared/videos/gestures, not a
                    part of the course), five seeds; writes data/experiments/hands.json
     samples        write the sample clips to data/samples
-    overview       draw the README's picture, data/overview.gif
+    overview       draw the README's pictures, data/reading.png and data/overview.gif
 
 An experiment that was killed goes on where it stopped. A results file that was made with other
 settings is never overwritten: move it away first. `--check` trains a line of every grid's table
@@ -30,14 +30,14 @@ import os
 import numpy as np
 import torch
 
-from utils import plots
+from utils import lips, plots
 from utils.experiments import hands, lip_reader, runs, tables
 from utils.experiments.grids import GRIDS, turn_only
 from utils.experiments.tables import machine
 from utils.experiments.variants import no_time, random_time, small_time
 from utils.motion import CLASSES, make_clip, make_counter
 from utils.paths import DATA, cache_folder, write_text
-from utils.recipe import MODEL, RECIPE, motion_data, train_motion
+from utils.recipe import MODEL, RECIPE, motion_data, read_lips, train_motion
 from utils.rollout import attention_rollout
 from utils.training import evaluate, load_model, predict, save_model
 from utils.video import read_frames, write_video
@@ -120,7 +120,13 @@ def samples():
 
 
 def overview():
-    """The picture in README.md, from the sample clips and the trained model."""
+    """The pictures in README.md: a sentence as the models read it, and what the motion model sees."""
+    frames = read_frames(lips.clip_path("bwbh1a"))
+    sentence = [word for word in lips.words("test") if word.sentence == "bwbh1a"]
+    read = lips.in_slot(read_lips(sentence), lips.SLOT_OF[lips.labels_of(sentence)])
+    moving = plots.subtitles(frames, sentence, [lips.CLASSES[k] for k in read])
+    (DATA / "reading.png").write_bytes(moving.data)
+
     model, _ = load_model(DATA / "motion_divided.safetensors")
     files = [DATA / "samples" / f"{name}.mp4" for name in CLASSES]
     clips = np.stack([read_frames(file, 8, 32) for file in files])

@@ -3,7 +3,7 @@
 Each function draws one figure; in a notebook it appears below the cell, with a text for who cannot see it.
 """
 
-from utils.plots.clips import animate, cut, frames, overview, play, spoken, timeline
+from utils.plots.clips import animate, cut, frames, overview, play, spoken, subtitles, timeline
 from utils.plots.curves import bars, claims, clouds, lines, probabilities, reliability, seeds
 from utils.plots.diagrams import diagram, slices, token_story
 from utils.plots.journey import journey

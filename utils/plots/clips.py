@@ -4,6 +4,7 @@ import base64
 import tempfile
 from pathlib import Path
 
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
@@ -79,10 +80,10 @@ def cut(frame, size, patch):
     figure, (whole, part) = plt.subplots(1, 2, figsize=(8, 2.6))
     whole.imshow(frame, interpolation="bicubic")
     whole.add_patch(plt.Rectangle((left - 0.5, top - 0.5), size[1], size[0], fill=False, edgecolor=ASK, linewidth=2.5))  # fmt: skip
-    whole.set_title(f"a frame, {frame.shape[1]} × {frame.shape[0]} pixels")
+    whole.set_title(f"a frame, {frame.shape[0]} × {frame.shape[1]} pixels")
     part.imshow(frame[top : top + size[0], left : left + size[1]], interpolation="bicubic")
     part.set_title(
-        f"{size[1]} × {size[0]} pixels in {size[0] // patch} × {size[1] // patch} patches"
+        f"{size[0]} × {size[1]} pixels in {size[0] // patch} × {size[1] // patch} patches"
     )
     for place in range(patch, size[1], patch):
         part.axvline(place - 0.5, color="white", linewidth=2)
@@ -137,6 +138,31 @@ def spoken(frames, words, answers=None):
     )
 
 
+def subtitles(frames, words, answers, width=264, every=3):
+    """A sentence as it is spoken, as one picture that moves: each word is written when it is over.
+
+    `frames` (t, height, width, 3) uint8; `words` a list of `lips.Word`, `answers` what was read, one
+    string each, blue where it is right and grey where it is not. Every `every`-th frame is shown.
+    """
+    scale, slot = width / frames.shape[2], width // len(words)
+    pictures = []
+    last = min(len(frames) - 1, round(words[-1].end) + 4)
+    for number in range(max(0, int(words[0].first) - 4), last + 1, every):
+        face = cv2.resize(frames[number], None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        line = np.full((34, face.shape[1], 3), 255, np.uint8)
+        for place, (word, answer) in enumerate(zip(words, answers)):
+            left = place * slot
+            cv2.rectangle(line, (left + 2, 3), (left + slot - 3, 30), (200, 200, 200), 1)
+            if number >= min(word.end, last):
+                colour = (0, 114, 178) if answer == word.word else (140, 140, 140)
+                (long, _), _ = cv2.getTextSize(answer, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
+                cv2.putText(line, answer, (left + (slot - long) // 2, 21), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)  # fmt: skip
+        pictures.append(np.concatenate([face, line]))
+    times = [40 * every] * (len(pictures) - 1) + [2500]
+    alt = f"A mouth speaks, without sound. Six slots below it fill, word by word: {' '.join(answers)}."
+    return moving(pictures, times, alt, width=width)
+
+
 def timeline(total, choices, words=()):
     """Which frames each way of sampling takes: `choices` maps a name to frame indices.
 
@@ -150,7 +176,12 @@ def timeline(total, choices, words=()):
     for row, indices in enumerate(choices.values()):
         axes.hlines(row, 0, total - 1, color="#cccccc", linewidth=6, zorder=0)
         axes.scatter(
-            indices, [row] * len(indices), color=COLOURS[row % 6], marker="|", s=250, linewidth=3
+            np.asarray(indices) + 0.5,
+            [row] * len(indices),
+            color=COLOURS[row % 6],
+            marker="|",
+            s=250,
+            linewidth=3,
         )
     axes.set_yticks(range(len(choices)), choices)
     axes.set(xlabel="frame", ylim=(len(choices) - 0.5, -1.5 if words else -0.5))

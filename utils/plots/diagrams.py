@@ -92,7 +92,7 @@ def _norm():
             width=2.2,
             style="-" if pre else (0, (4, 3)),
         )
-        axes.text(left + 2.0, 0.3, "the gradient comes back unchanged" if pre else "every norm on the way rescales the gradient",
+        axes.text(left + 2.0, 0.3, "a way back past all norms" if pre else "every norm on the way rescales the gradient",
                   ha="center", va="center", fontsize=9.5, color=ASK)  # fmt: skip
 
 
@@ -142,10 +142,12 @@ def _attention():
         _box(axes, 2.0, y, name, colour, 0.65, 0.55, 12)
     _shape(axes, 2.0, 3.48, "(heads, n, d)")
     axes.text(2.42, 3.16, "what I look for", fontsize=8, color=ASK, va="bottom")
-    axes.text(2.42, 2.02, "what I am", fontsize=8, color="#555555", va="bottom")
+    axes.text(2.42, 1.88, "what I am", fontsize=8, color="#555555", va="top")
     axes.text(2.42, 0.67, "what I tell", fontsize=8, color="#555555", va="bottom")
-    arrow(axes, (2.33, 3.1), (3.75, 3.1), (3.75, 2.75))
-    arrow(axes, (2.33, 1.95), (3.3, 1.95))
+    arrow(axes, (2.33, 3.1), (2.95, 3.1), (2.95, 2.27), (3.3, 2.27), colour=ASK)  # a row of queries
+    arrow(
+        axes, (2.33, 1.95), (2.75, 1.95), (2.75, 2.95), (3.75, 2.95), (3.75, 2.6)
+    )  # columns of keys
     rng = np.random.default_rng(3)
     scores = rng.uniform(0.1, 0.7, (5, 5))
     for x, values, text in ((3.75, scores, "QKᵀ / √d"), (5.85, np.exp(4 * scores) / np.exp(4 * scores).sum(1, keepdims=True), "softmax")):  # fmt: skip
