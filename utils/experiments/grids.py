@@ -273,7 +273,13 @@ GRIDS = {
         Run("ReLU, equal parameters", sizes=_GELU, change=variants.relu),
     ],
     "norm": [
-        Run(f"{name}, learning rate {lr:g}", "wrapped", sizes=_DEEP, change=change, budget=dict(peak_lr=lr))  # fmt: skip
+        Run(
+            f"{name}, learning rate {lr:g}",
+            "wrapped",
+            sizes=_DEEP,
+            change=change,
+            budget=dict(peak_lr=lr),
+        )  # fmt: skip
         for lr in (2.5e-3, 5e-4)
         for name, change in {"pre-norm": None, "post-norm": variants.post_norm}.items()
     ],

@@ -80,10 +80,10 @@ def cut(frame, size, patch):
     figure, (whole, part) = plt.subplots(1, 2, figsize=(8, 2.6))
     whole.imshow(frame, interpolation="bicubic")
     whole.add_patch(plt.Rectangle((left - 0.5, top - 0.5), size[1], size[0], fill=False, edgecolor=ASK, linewidth=2.5))  # fmt: skip
-    whole.set_title(f"a frame, {frame.shape[0]} × {frame.shape[1]} pixels")
+    whole.set_title(f"a frame, {frame.shape[1]} × {frame.shape[0]} pixels")
     part.imshow(frame[top : top + size[0], left : left + size[1]], interpolation="bicubic")
     part.set_title(
-        f"{size[0]} × {size[1]} pixels in {size[0] // patch} × {size[1] // patch} patches"
+        f"{size[1]} × {size[0]} pixels in {size[0] // patch} × {size[1] // patch} patches"
     )
     for place in range(patch, size[1], patch):
         part.axvline(place - 0.5, color="white", linewidth=2)

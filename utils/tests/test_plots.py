@@ -1,14 +1,17 @@
+import io
+
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.patches import FancyBboxPatch  # noqa: E402
 
-from utils import plots  # noqa: E402
+from utils import lips, plots  # noqa: E402
 from utils.lips import CLASSES as CLASSES_51  # noqa: E402
 from utils.lips import clip_path, words  # noqa: E402
 from utils.motion import CLASSES, make_clips  # noqa: E402
@@ -260,3 +263,77 @@ def test_the_map_grows():
     assert not [frame for frame in plt.gcf().findobj(FancyBboxPatch) if frame.get_linestyle() not in ("-", "solid")]  # fmt: skip
     with pytest.raises(ValueError, match=r"\['tokenz'\].*tokens"):
         plots.journey(today=["tokenz"])
+
+
+def test_subtitles_write_a_word_when_it_is_over():
+    words = [lips.Word("x", slot, word, 4.0 * k, 4.0 * k + 4) for k, (slot, word) in enumerate((("colour", "red"), ("digit", "one")))]  # fmt: skip
+    frames = (
+        np.arange(20, dtype=np.uint8)[:, None, None, None].repeat(32, 1).repeat(60, 2).repeat(3, 3)
+        * 9
+    )
+    picture = plots.subtitles(frames, words, ["red", "two"], width=120, every=1)
+    moves = Image.open(io.BytesIO(picture.data))
+    seen = []
+    for number in range(1, moves.n_frames):  # picture 0 is the still
+        moves.seek(number)
+        line = np.asarray(moves.convert("RGB"))[64:].astype(int)
+        seen.append([bool((np.ptp(box[6:28, 5:-5], axis=-1) > 60).any() or (box[6:28, 5:-5].max(-1) < 175).any())
+                     for box in (line[:, :60], line[:, 60:])])  # fmt: skip
+    assert seen[0] == [False, False] and seen[5] == [True, False] and seen[-1] == [True, True]
+    assert "red two" in picture.alt and "without sound" in picture.alt
+    blue, grey = line[6:28, 5:55], line[6:28, 65:-5]  # right is blue, wrong is grey
+    assert np.ptp(blue, axis=-1).max() > 60 > 20 > np.ptp(grey, axis=-1).max()
+
+
+def test_confusions_move_from_moment_to_moment():
+    counts = np.stack([np.full((3, 3), 2), 6 * np.eye(3, dtype=int)])
+    picture = plots.confusions(counts, ["a", "b", "c"], ["at first", "at last"])
+    moves = Image.open(io.BytesIO(picture.data))
+    assert (
+        moves.n_frames == 3 and "33%, 100%" in picture.alt and "at first to at last" in picture.alt
+    )
+
+
+def test_places_on_a_curve_are_marked_and_told():
+    plots.lines(range(5), {"right": np.arange(5) / 4}, "step", "share", places={"A": 1, "B": 3})
+    axes = plt.gca()
+    assert [line.get_xdata()[0] for line in axes.lines[1:]] == [1, 3]
+    assert [text.get_text().strip() for text in axes.texts] == ["A", "B"]
+    assert "A stands at 1. B stands at 3." in told(plt.gcf())
+
+
+def test_a_timeline_shows_which_words_a_sampling_meets():
+    word = lips.Word("x", "colour", "white", 23.25, 29.25)
+    plots.timeline(75, {"uniform": [4, 23, 42]}, [word])
+    axes = plt.gca()
+    bar = next(patch for patch in axes.patches if patch.get_height() == 0.6)
+    assert (bar.get_x(), bar.get_width()) == (23.25, 6.0)
+    ticks = axes.collections[-1].get_offsets()[:, 0]
+    assert [tick for tick in ticks if bar.get_x() <= tick <= 29.25] == [
+        23.5
+    ]  # a frame is drawn in its middle
+    assert "white is said from frame 23 to 29" in told(plt.gcf())
+
+
+def test_the_gradient_runs_back_on_the_map_when_asked():
+    plots.journey(built=("frames", "patches"), learning=True)
+    assert "gradient runs back" in told(plt.gcf())
+    plots.journey(built=("frames", "patches"))
+    assert "gradient" not in told(plt.gcf())
+
+
+def test_heat_maps_share_their_ticks():
+    plots.heat({name: np.eye(2) for name in "abcd"}, "looked at", "asks", columns=2, ticks=(7, 8))
+    axes = [ax for ax in plt.gcf().axes if ax.get_title()]
+    assert [[t.get_text() for t in ax.get_xticklabels()] for ax in axes] == [
+        [],
+        [],
+        ["7", "8"],
+        ["7", "8"],
+    ]
+    assert [[t.get_text() for t in ax.get_yticklabels()] for ax in axes] == [
+        ["7", "8"],
+        [],
+        ["7", "8"],
+        [],
+    ]
