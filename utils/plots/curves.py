@@ -162,7 +162,7 @@ def probabilities(clips, values, classes, truth=None):
     )
 
 
-def reliability(confidence, correct, bins=10):
+def reliability(confidence, correct, bins=10, title=None):
     """Calibration: accuracy against mean confidence in bins of confidence, and the bins' sizes.
 
     Bins of fewer than ten clips are counted below, but have no point.
@@ -181,7 +181,7 @@ def reliability(confidence, correct, bins=10):
         "o-",
         label="model",
     )
-    axes.set(ylabel="accuracy", ylim=(0, 1.02))
+    axes.set(ylabel="accuracy", ylim=(0, 1.02), title=title)
     axes.legend()
     counts.bar(
         edges[:-1] + 0.5 / bins,
@@ -190,7 +190,7 @@ def reliability(confidence, correct, bins=10):
         color="#b7b7b7",
     )
     counts.set(xlabel="confidence (highest probability)", ylabel="clips", xlim=(0, 1), yscale="log")
-    say(figure, "Accuracy against confidence, bin by bin: " + ", ".join(
+    say(figure, f"Accuracy against confidence, {title or ''} bin by bin: " + ", ".join(
         f"{confidence[place == k].mean():.2f} sure, {correct[place == k].mean():.2f} right" for k in used))  # fmt: skip
 
 

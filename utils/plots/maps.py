@@ -39,8 +39,10 @@ def overlay(clip, maps, title=None, numbers=None):
         f"at row {row}, column {column} of {maps.shape[1]} by {maps.shape[2]} patches")  # fmt: skip
 
 
-def spotlight(clip, panels, colour="#222222", numbers=None, percent=True):
+def spotlight(clip, panels, colour="#222222", numbers=None, percent=True, dark=False):
     """Where a patch looks: the frame in pale grey, what it looks at in full colour, the patch framed blue.
+
+    With `dark` the frame lies in the dark instead: on white paper only that shows attention to nothing.
 
     Shapes: clip (t, height, width, 3) uint8; `panels` maps a name to ((frame, row, column), shares
     (t, h, w)), one row of frames each; None instead of a place frames no patch. A share of a tenth or more is framed in `colour` (one for all rows,
@@ -52,7 +54,9 @@ def spotlight(clip, panels, colour="#222222", numbers=None, percent=True):
         len(panels), t, squeeze=False,
         figsize=(cell * t + 1.3, (cell * height / width + 0.05) * len(panels) + 0.5),
     )  # fmt: skip
-    pale = 255 - 0.4 * (255 - clip.mean(-1, keepdims=True).repeat(3, -1))
+    pale = (
+        255 - 0.4 * (255 - clip.mean(-1, keepdims=True).repeat(3, -1)) if not dark else 0.3 * clip
+    )
     colours = [colour] * len(panels) if isinstance(colour, str) else colour
     for line, edge, (name, (asked, shares)) in zip(axes, colours, panels.items()):
         shares = as_array(shares)
@@ -77,7 +81,7 @@ def spotlight(clip, panels, colour="#222222", numbers=None, percent=True):
     for frame, ax in enumerate(axes[0]):
         ax.set_title(f"{frame if numbers is None else numbers[frame]}", fontsize=9)
     most = "; ".join(f"{' '.join(name.split())}: most in frame {np.unravel_index(as_array(shares).argmax(), shares.shape)[0]}, {as_array(shares).max():.0%}" for name, (_, shares) in panels.items())  # fmt: skip
-    say(figure, f"{t} frames in pale grey; lit is what one patch looks at. {most}")
+    say(figure, f"{t} frames, {'dark' if dark else 'pale grey'}; lit is what is looked at. {most}")
 
 
 def reach(panels, place):
