@@ -225,9 +225,9 @@ def check_training_curves(read_curves):
             "labels not remapped", "turned, transposed and reversed: what stays true of the label?"),
     }  # fmt: skip
     letter = {what: name for name, what in RUNS.items()}
-    right = {name: letter[what] for name, (what, _) in names.items()} | {"settles at": 0.5}
+    right = {name: letter[what] for name, (what, _) in names.items()} | {"no further than": 0.5}
     hints = {name: hint for name, (_, hint) in names.items()}
-    hints["settles at"] = (
+    hints["no further than"] = (
         "the pair is known (left or right, up or down, approach or recede), the rest is a coin"
     )
     check_answers(read_curves(), right, hints)
