@@ -77,6 +77,8 @@ def bars(names, values, ylabel, title=None, size=(7, 3)):
     axes.bar_label(drawn, labels=labels, padding=2)
     axes.margins(y=0.12)
     axes.set(ylabel=ylabel, title=title)
+    told = ", ".join(f"{name} {label}" for name, label in zip(names, labels))
+    say(figure, f"Bars, {title or ''} up: {ylabel}. {told}")
 
 
 def seeds(table, xlabel="accuracy on 1,000 new clips", chance=None, note=None):
