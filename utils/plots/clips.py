@@ -138,7 +138,7 @@ def spoken(frames, words, answers=None):
     )
 
 
-def subtitles(frames, words, answers, width=264, every=3):
+def subtitles(frames, words, answers, width=240, every=3):
     """A sentence as it is spoken, as one picture that moves: each word is written when it is over.
 
     `frames` (t, height, width, 3) uint8; `words` a list of `lips.Word`, `answers` what was read, one

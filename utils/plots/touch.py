@@ -103,13 +103,13 @@ def versus(words, probabilities, folder=lips.LIPS):
     """A game: a silent mouth says a word; the reader names it, then sees what the model said.
 
     `words` are of `lips.words`, one round each; `probabilities` (n, 51) are what the model says of them.
-    The still shows the words without their answers.
+    The still shows the first three words without their answers.
     """
     clips = []
-    for word in words:
+    for word in words[:3]:
         clip = read_frames(lips.clip_path(word.sentence, folder))
         clips.append(clip[lips.window(word, len(clip), 8)])
-    contact_sheet(clips, [f"{number}, {word.slot}" for number, word in enumerate(words, 1)], numbers=[""] * 8)  # fmt: skip
+    contact_sheet(clips, [f"{number}, {word.slot}" for number, word in enumerate(words[:3], 1)], numbers=[""] * 8)  # fmt: skip
     _after_still(versus_page(words, probabilities, folder), "You against the machine", 330)
 
 
