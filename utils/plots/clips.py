@@ -1,17 +1,11 @@
-"""Clips: contact sheets, players, animations, and which frames are taken."""
-
-import base64
-import tempfile
-from pathlib import Path
+"""Clips: contact sheets, animations, a spoken sentence, and which frames are taken."""
 
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import HTML
 from PIL import Image as Picture
 
 from utils.plots.style import ASK, COLOURS, as_array, moving, say
-from utils.video import write_video
 
 
 def frames(clips, titles=None, columns=None, numbers=None, cell=1.6, alt=None):
@@ -43,19 +37,6 @@ def frames(clips, titles=None, columns=None, numbers=None, cell=1.6, alt=None):
             axes[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center")
     of_each = ", of each of: " + "; ".join(titles) if titles else ""
     say(figure, alt or f"{t} frames side by side{of_each}")
-
-
-def play(clip, fps=8, width=320):
-    """A player for one clip, (t, height, width, 3) uint8, embedded as VP9 (browsers play it)."""
-    scale = max(1, round(64 / clip.shape[2]))  # small clips blur in the codec; enlarge them first
-    large = np.asarray(clip).repeat(scale, axis=1).repeat(scale, axis=2)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "clip.mp4")
-        write_video(path, large, fps, codec="vp09")
-        data = base64.b64encode(path.read_bytes()).decode()
-    return HTML(
-        f'<video controls autoplay loop muted width="{width}" src="data:video/mp4;base64,{data}"></video>'
-    )
 
 
 def animate(clips, alt, fps=6, width=96, columns=6, still=-1):

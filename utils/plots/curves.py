@@ -138,32 +138,6 @@ def clouds(panels, labels, classes, columns):
     say(figure, f"Clouds of points, one colour and mark for each of {', '.join(classes)}; panels: {', '.join(panels)}")  # fmt: skip
 
 
-def probabilities(clips, values, classes, truth=None):
-    """The middle frame of each clip over its class probabilities; values (n, num_classes)."""
-    values = as_array(values)
-    figure, axes = plt.subplots(2, len(clips), figsize=(1.75 * len(clips) + 0.8, 3.6), squeeze=False, sharey="row",
-                                gridspec_kw=dict(height_ratios=(1, 1)))  # fmt: skip
-    for column, (clip, row) in enumerate(zip(clips, values)):
-        picture, chart = axes[0, column], axes[1, column]
-        picture.imshow(clip[len(clip) // 2])
-        picture.axis("off")
-        if truth is not None:
-            picture.set_title(classes[truth[column]])
-        chart.barh(
-            range(len(classes)),
-            row,
-            color=[COLOURS[0] if p == row.max() else "#b7b7b7" for p in row],
-        )
-        chart.set_yticks(range(len(classes)), classes)
-        chart.set(xlim=(0, 1), xticks=[0, 1], xlabel="probability")
-        chart.invert_yaxis() if column == 0 else None
-    says = "; ".join(f"{classes[row.argmax()]}, {row.max():.0%}" for row in values)
-    say(
-        figure,
-        f"{len(clips)} frames, below each the probabilities of its clip. The highest: {says}",
-    )
-
-
 def reliability(confidence, correct, bins=10, title=None):
     """Calibration: accuracy against mean confidence in bins of confidence, and the bins' sizes.
 

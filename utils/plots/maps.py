@@ -11,42 +11,14 @@ from utils.plots.clips import animate
 from utils.plots.style import STEP_COLOURS, as_array, moving, say
 
 
-def overlay(clip, maps, title=None, numbers=None):
-    """Where a map is high, on the frames: clip (t, height, width, 3) uint8, maps (t, h, w).
-
-    Upper row: the frames. Lower row: the frames, lit by the map (one scale for the whole clip).
-    """
-    maps = as_array(maps)
-    t = len(clip)
-    figure, axes = plt.subplots(
-        2, t, figsize=(min(1.6, 10 / t) * t + 1.1, 2 * min(1.6, 10 / t) + 0.7), squeeze=False
-    )
-    for column in range(t):
-        for ax in axes[:, column]:
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            ax.imshow(clip[column].mean(-1), cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
-        axes[0, column].imshow(clip[column], extent=(0, 1, 1, 0))
-        axes[0, column].set_title(f"{column if numbers is None else numbers[column]}", fontsize=9)
-        shown = axes[1, column].imshow(
-            maps[column], vmin=0, vmax=maps.max(), alpha=0.65, extent=(0, 1, 1, 0)
-        )
-    figure.colorbar(shown, ax=axes, shrink=0.6, label="share")
-    if title:
-        figure.suptitle(title)
-    frame, row, column = np.unravel_index(maps.argmax(), maps.shape)
-    say(figure, f"{title or 'A map'}: {t} frames, and the same frames lit by the map, strongest in frame {frame}, "
-        f"at row {row}, column {column} of {maps.shape[1]} by {maps.shape[2]} patches")  # fmt: skip
-
-
 def spotlight(clip, panels, colour="#222222", numbers=None, percent=True, dark=False):
     """Where a patch looks: the frame in pale grey, what it looks at in full colour, the patch framed blue.
 
-    With `dark` the frame lies in the dark instead: on white paper only that shows attention to nothing.
-
     Shapes: clip (t, height, width, 3) uint8; `panels` maps a name to ((frame, row, column), shares
-    (t, h, w)), one row of frames each; None instead of a place frames no patch. A share of a tenth or more is framed in `colour` (one for all rows,
-    or a list) and, with `percent`, printed. `numbers` stand above the frames (the default counts from 0).
+    (t, h, w)), one row of frames each; None instead of a place frames no patch. A share of a tenth or
+    more is framed in `colour` (one for all rows, or a list) and, with `percent`, printed. `numbers` stand
+    above the frames (the default counts from 0). With `dark` the frame lies in the dark instead: on white
+    paper only that shows attention to nothing.
     """
     t, (height, width) = len(clip), clip.shape[1:3]
     cell = min(1.6, 9.5 / t)
