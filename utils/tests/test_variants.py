@@ -20,8 +20,9 @@ from utils.experiments.grids import (
     turn_only,
 )
 from utils.experiments.variants import NoSkip, seeded, transformer
+from utils.experiments.wrapping import make_wrapping_clip
 from utils.model import AttentionStep, TimeSformer, as_pair, count_parameters
-from utils.motion import CLASSES
+from utils.motion import CLASSES, VELOCITY
 from utils.recipe import LIPS_MODEL
 from utils.training import load_model
 
@@ -278,3 +279,27 @@ def test_a_start_from_motion_keeps_the_head_and_is_made_once(tmp_path, monkeypat
 def test_the_networks_beside_the_lip_reader_have_as_many_parameters(build):
     ours = count_parameters(transformer(**LIPS_MODEL))
     assert abs(count_parameters(build(**LIPS_MODEL)) / ours - 1) < 0.05
+
+
+@pytest.mark.parametrize("label", range(6), ids=CLASSES)
+def test_wrapping_objects_do_what_their_class_says_and_come_back(label):
+    """Followed round a torus: the bright object's centre as an angle, for rows and for columns."""
+    turn = np.exp(2j * np.pi * np.arange(32) / 32)
+    moved, grown, crossed = [], [], 0
+    for seed in range(30):
+        clip = make_wrapping_clip(label, np.random.default_rng(seed))
+        weight = np.clip(clip.max(-1).astype(float) - 130, 0, None)
+        angles = np.stack(
+            [np.angle((weight * turn[:, None]).sum((1, 2))), np.angle((weight * turn).sum((1, 2)))],
+            -1,
+        )
+        moved.append(np.angle(np.exp(1j * np.diff(angles, axis=0))).mean(0))
+        crossed += np.abs(np.diff(angles, axis=0)).max() > np.pi  # from one side to the other
+        area = (clip.max(-1) > 150).mean((1, 2))
+        grown.append(np.log(area[-2:].mean() / area[:2].mean()))
+    moved, grown, name = np.median(moved, axis=0), np.median(grown), CLASSES[label]
+    if name in VELOCITY:
+        assert np.sign(np.round(moved, 1)).tolist() == list(VELOCITY[name]) and abs(grown) < 0.3
+        assert crossed >= 5
+    else:
+        assert np.abs(moved).max() < 0.1 and (grown > 0.7 if name == "approach" else grown < -0.7)
