@@ -19,6 +19,7 @@ from utils.checks.components import (
     check_space_step,
     check_time_step,
     check_to_patches,
+    reach,
 )
 from utils.checks.diagnose import check_shape
 from utils.checks.lesson_01 import (
@@ -61,12 +62,13 @@ from utils.checks.lesson_06 import (
     check_count,
     check_mlp_share,
     check_repaired_feedforward,
+    check_unit,
 )
 from utils.checks.lesson_07 import (
     check_asleep,
+    check_assembled_block,
     check_clips_are_apart,
     check_copies,
-    check_divided_block,
     check_paper_time_update,
     check_space_update,
 )
@@ -106,10 +108,17 @@ from utils.checks.lesson_11 import (
 )
 from utils.checks.lesson_12 import (
     check_calibration,
+    check_hide,
     check_rollout,
     check_softmax,
     check_softmax_by_hand,
     check_temperature,
-    check_top,
     check_two_views,
+)
+from utils.checks.lesson_13 import (
+    check_by_length,
+    check_lip_window,
+    check_read_sentence,
+    check_reader,
+    check_shows_the_length,
 )

@@ -33,6 +33,8 @@ def check_prenorm(prenorm, seed=0):
     wrong = {
         "you normalise over all tokens together; each token has its own mean and variance":
             F.layer_norm(x, (n, d), eps=1e-6),
+        "you normalise over the whole tensor; each token has its own mean and variance":
+            F.layer_norm(x, tuple(x.shape), eps=1e-6),
         "the variance divides by the number of entries, not by one less":
             (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt(),
     }  # fmt: skip
@@ -121,7 +123,13 @@ def check_attend(attend, seed=0):
     q = noise(b, queries, d, seed=3 * seed + 1)
     k = noise(b, keys, d, seed=3 * seed + 2)
     v = noise(b, keys, 4, seed=3 * seed + 3)
-    y = attend(q, k, v)
+    try:
+        y = attend(q, k, v)
+    except RuntimeError as error:  # sizes that do not fit
+        raise AssertionError(
+            f"for q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} your function fails: {error}. "
+            "Every query meets every key in q @ k.transpose(-2, -1); k.T would turn all axes around, the batch too"
+        ) from error
     check_shape(
         y, (b, queries, 4), f"attend's output for {queries} queries and {keys} values of 4 numbers"
     )
@@ -132,6 +140,7 @@ def check_attend(attend, seed=0):
         "divide by √d, not by d": (scores / d).softmax(-1),
         "you multiply by √d; divide": (scores * d**0.5).softmax(-1),
         "d is the length of a query, not the number of keys": (scores / keys**0.5).softmax(-1),
+        "d is the length of a query, not that of a value": (scores / 4**0.5).softmax(-1),
         "divide before the softmax, not after it": scores.softmax(-1) / d**0.5,
         "the softmax is missing": scores / d**0.5,
     }

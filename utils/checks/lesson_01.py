@@ -1,7 +1,7 @@
 """Checks of the exercises of lesson 01: patches, positions and tubelets."""
 
 import torch
-from einops import rearrange
+from einops import EinopsError, rearrange
 
 from utils.checks.diagnose import check_shape, diagnose, noise, refuses, sizes, unpack, whole
 
@@ -40,7 +40,13 @@ def check_back(back, seed=0):
     video = torch.arange(b * t * colours * h * w * patch**2, dtype=torch.float32)
     video = video.view(b, t, colours, h * patch, w * patch)
     patches = rearrange(video, "b t c (h p) (w q) -> b t h w (c p q)", p=patch, q=patch)
-    found = back(patches, patch)
+    try:
+        found = back(patches, patch)
+    except EinopsError as error:
+        raise AssertionError(
+            f"for {colours} colours einops fails: {error}. The last axis holds c, ph and pw: give it the "
+            "patch's two sides, and it finds the number of colours by itself"
+        ) from error
     check_shape(found, video.shape, f"the video from patches of shape {tuple(patches.shape)}")
     wrong = {
         "the pixels of a patch are scattered over the frame: the patch's place is slow, the pixel's fast":

@@ -48,6 +48,7 @@ def check_layer_norm(layer_norm, seed=0):
         x.mean((-2, -1), keepdim=True),
         x.var((-2, -1), keepdim=True, unbiased=False),
     )
+    whole_mean, whole_variance = x.mean(), x.var(unbiased=False)
     over, over_variance = x.mean(-2, keepdim=True), x.var(-2, keepdim=True, unbiased=False)
     normed = (x - mean) / (variance + far).sqrt()
     wrong = {
@@ -55,6 +56,8 @@ def check_layer_norm(layer_norm, seed=0):
             scaled((x - over) / (over_variance + far).sqrt()),
         "you normalise all tokens together; each token has its own mean and variance":
             scaled((x - all_mean) / (all_variance + far).sqrt()),
+        "you normalise over the whole tensor; each token has its own mean and variance":
+            scaled((x - whole_mean) / (whole_variance + far).sqrt()),
         "the variance divides by the number of entries, not by one less":
             scaled((x - mean) / (x.var(-1, keepdim=True) + far).sqrt()),
         "divide by the root of the variance": scaled((x - mean) / (variance + far)),

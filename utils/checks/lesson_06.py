@@ -123,3 +123,36 @@ def check_as_convolutions(as_convolutions, seed=0):
     diagnose(found, net(x), wrong, "your network's output",
              "with the same weights it should give what FeedForward gives")  # fmt: skip
     assert used, "the numbers are right, but F.conv1d was not used"
+
+
+def check_unit(favourites, names, seed=0):
+    """`favourites(says, words, unit, count)` names the words that drive a unit most; `names()` three units."""
+    rows, units, count = sizes(3, seed, of=(11, 5, 3, 7))
+    rows, count = max(rows, count), min(rows, count)
+    says = noise(rows, units, seed=seed)
+    words = [f"word {number % 4}" for number in range(rows)]  # some come more than once
+    unit = units - 1
+
+    def by(column, order=True):
+        return [words[row] for row in column.argsort(descending=order)[:count].tolist()]
+
+    right = by(says[:, unit])
+    found = favourites(says.clone(), list(words), unit, count)
+    assert isinstance(found, list | tuple) and all(isinstance(word, str) for word in found), (
+        f"return a list of words, not {found!r}"
+    )
+    found = list(found)
+    assert len(found) == count, f"{count} words were asked for, you return {len(found)}"
+    wrong = {
+        "those are the words in which it stays lowest": by(says[:, unit], order=False),
+        "the highest comes first": right[::-1],
+        "the units are the columns: says[:, unit]": by(
+            says[min(unit, rows - 1)][: min(rows, units)]
+        ),
+        "those are the first words of the list": words[:count],
+        "that is the unit before it": by(says[:, unit - 1]),
+    }
+    seen = [message for message, value in wrong.items() if found == value and value != right]
+    assert found == right, seen[0] if seen else f"the words should be {right}, they are {found}"
+    hints = {84: "say bin, place and blue before a mirror: what do the lips do first?"}
+    check_answers(names(), {51: "place", 88: "set", 84: "pressed together"}, hints)

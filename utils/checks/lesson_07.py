@@ -4,7 +4,7 @@ import torch
 from einops import rearrange, reduce, repeat
 
 from utils.checks.diagnose import check_answers, diagnose, noise, sizes, unpack
-from utils.model import AttentionStep, Step
+from utils.model import SCHEMES, AttentionStep, Block, PreNorm, Step
 
 
 def _mixing(seed, d):
@@ -160,61 +160,72 @@ def check_clips_are_apart(clips_are_apart, broken_update, seed=0):
         assert verdict(lambda p, c, a: (0 * p, 0 * c)), "adding nothing mixes nothing"
 
 
-def check_divided_block(divided_block, seed=0):
-    """`divided_block(patches, cls, time, space, mlp)`: time, space, MLP, each with a skip connection."""
+@torch.no_grad()
+def check_assembled_block(space_step, divided_block, seed=0):
+    """`space_step(dim, heads)` and `divided_block(dim, heads)` are modules: patches, class token -> both.
+
+    They are compared with the course's block, which gets their weights.
+    """
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
-    d = 3
-    patches, cls = noise(b, t, h, w, d, seed=seed), noise(b, d, seed=seed + 1)
-    maps = noise(4, d, d, seed=seed + 2)
+    dim, heads = (6, 8, 12)[seed % 3], 2
+    torch.manual_seed(seed)
+    patches, cls = noise(b, t, h, w, dim, seed=seed), noise(b, dim, seed=seed + 1)
 
-    def time(x):
-        return torch.tanh(x @ maps[0]) + x.mean(1, keepdim=True)
+    step = space_step(dim, heads)
+    assert isinstance(getattr(step, "attention", None), PreNorm), (
+        "SpaceStep should keep PreNorm(dim, Attention(dim, heads)) as self.attention"
+    )
+    reference = AttentionStep(dim, heads, Step("(b t) (h w)"))
+    _match(step.attention, reference.attention, "SpaceStep's attention")
+    right = reference(patches, cls)
+    found = unpack(step(patches.clone(), cls.clone()), "the patches", "the class token")
+    for name, ours, theirs, came in zip(("patches", "class token"), right, found, (patches, cls)):
+        wrong = {f"the {name}'s skip connection is missing": ours - came}
+        diagnose(theirs, ours, wrong, f"SpaceStep's {name}")
 
-    def space(x, c):
-        middle = x.mean((2, 3), keepdim=True)
-        return torch.tanh(x @ maps[1]) + middle + c.view(-1, 1, 1, 1, d), c @ maps[
-            2
-        ] + middle.flatten(2).mean(1)
+    block = divided_block(dim, heads)
+    parts = {name: getattr(block, name, None) for name in ("time", "space", "mlp")}
+    missing = [name for name, part in parts.items() if part is None]
+    assert not missing, f"DividedBlock has no self.{missing[0]}; keep the three given parts"
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    course = Block(dim, heads, SCHEMES["divided"])
+    _match(block.time, course.steps[0], "DividedBlock's time step")
+    _match(block.space.attention, course.steps[1].attention, "DividedBlock's space step")
+    _match(block.mlp, course.feed_forward, "DividedBlock's MLP")
+    time, space, mlp = course.steps[0], course.steps[1], course.feed_forward
 
-    def mlp(x):
-        return torch.sin(x @ maps[3])
-
-    def after(x, c):
-        dx, dc = space(x, c)
-        x, c = x + dx, c + dc
+    def finish(x, c):
         return x + mlp(x), c + mlp(c)
 
-    def space_first(x, c):
-        dx, dc = space(x, c)
-        x, c = x + dx, c + dc
-        x = x + time(x)
-        return x + mlp(x), c + mlp(c)
-
-    x = patches + time(patches)
-    dx, dc = space(x, cls)
-    sx, sc = space(patches, cls)
-    both, both_cls = x + sx, cls + sc
-    right = after(x, cls)
+    x, c = space(*time(patches, cls))
+    beside = time(patches, cls)[0] + space(patches, cls)[0] - patches, space(patches, cls)[1]
     mistakes = {
-        "time comes first, then space": space_first(patches, cls),
-        "space should see what time has made of the patches, not what came in":
-            (both + mlp(both), both_cls + mlp(both_cls)),
-        "the skip connection around time is missing": after(time(patches), cls),
-        "the skip connections around space are missing": (dx + mlp(dx), dc + mlp(dc)),
-        "the skip connection around the MLP is missing": (mlp(x + dx), mlp(cls + dc)),
-        "the MLP is missing": (x + dx, cls + dc),
-        "the time step is missing": after(patches, cls),
-        "the MLP is to be added to what it was given": (x + mlp(x + dx), right[1]),
+        "time comes first, then space": finish(*time(*space(patches, cls))),
+        "the steps run side by side on what came in; space should see what time has made of it": finish(*beside),
+        "all three run side by side on what came in; each should see what the one before has made of it":
+            (beside[0] + mlp(patches), beside[1] + mlp(cls)),
+        "the MLP's skip connection is missing": (mlp(x), mlp(c)),
+        "the MLP is missing": (x, c),
+        "the class token goes through the MLP too": (x + mlp(x), c),
+        "the patches go through the MLP too": (x, c + mlp(c)),
+        "the time step is missing": finish(*space(patches, cls)),
+        "the space step is missing": finish(*time(patches, cls)),
+        "the time step has its skip connection inside: you add the patches twice": finish(*space(patches + time(patches, cls)[0], cls)),
+        "the class token from before the space step went into the MLP": (x + mlp(x), cls + mlp(cls)),
     }  # fmt: skip
-    found = divided_block(patches.clone(), cls.clone(), time, space, mlp)
-    found = unpack(found, "the patches", "the class token")
-    wrong = {message: value[0] for message, value in mistakes.items()}
-    diagnose(found[0], right[0], wrong, "the patches")
-    wrong = {message: value[1] for message, value in mistakes.items() if "MLP" not in message}
-    wrong["the class token goes through the MLP too"] = cls + dc
-    wrong["the class token's skip connection around the MLP is missing"] = mlp(cls + dc)
-    wrong["the class token takes part in space: add its update"] = cls + mlp(cls)
-    diagnose(found[1], right[1], wrong, "the class token")
+    found = unpack(block(patches.clone(), cls.clone()), "the patches", "the class token")
+    for part, name in enumerate(("patches", "class token")):
+        wrong = {message: value[part] for message, value in mistakes.items()}
+        diagnose(found[part], finish(x, c)[part], wrong, f"DividedBlock's {name}")
+
+
+def _match(part, reference, name):
+    """Give the course's part the weights of the learner's; AssertionError when they do not fit."""
+    try:
+        reference.load_state_dict(part.state_dict())
+    except (RuntimeError, AttributeError) as error:
+        raise AssertionError(f"{name} has other weights than the course's: {error}") from error
 
 
 def check_asleep(asleep):

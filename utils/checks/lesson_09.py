@@ -24,7 +24,7 @@ from utils.model import TimeSformer, count_parameters
 def check_parameters(parameters, seed=0):
     """`parameters(…)` counts a divided TimeSformer with the plain MLP, part by part."""
     classes, frames, side, d = sizes(4, seed, of=(11, 5, 3, 7))
-    depth, patch = 2 + seed % 2, 4
+    depth, patch = 3 + seed % 2, 4  # with two blocks, two d of this would look like two d of that
     with torch.device("meta"):
         model = TimeSformer(
             classes, side * patch, frames, patch, d, depth, heads=1, activation="gelu"
@@ -38,7 +38,13 @@ def check_parameters(parameters, seed=0):
         "the head has biases too": right - classes,
         "a vector of d numbers is missing: the class token, or the bias of the patch map": right - d,
         "a time embedding is shared by all places of a frame": right + frames * (side**2 - 1) * d,
-        "a linear layer has biases": right - depth * (9 * d),
+        "the extra layer's bias is missing": right - depth * d,
+        "the attentions' biases are missing": right - depth * 8 * d,
+        "the MLP's biases are missing": right - depth * 5 * d,
+        "the biases of the attentions and of the extra layer are missing": right - depth * 9 * d,
+        "a linear layer has biases, in the blocks and around them": right - depth * 14 * d - d - classes,
+        "a linear layer has biases": right - depth * 14 * d,
+        "a norm has a weight and a bias": right - (3 * depth + 1) * d,
     }  # fmt: skip
     found = parameters(classes, side * patch, frames, patch, d, depth)
     told = f"parameters({classes}, {side * patch}, {frames}, {patch}, {d}, {depth})"

@@ -13,7 +13,6 @@ from utils.checks.diagnose import (
     noise,
     number,
     numbers,
-    refuses,
     sizes,
     unpack,
 )
@@ -70,32 +69,58 @@ def check_softmax(softmax, seed=0):
         diagnose(found, large.softmax(-1), {}, f"the shares for logits like {large[-1].tolist()}")
 
 
-def check_top(top, seed=0):
-    """`top(probabilities, names, k)`: the k most probable as (name, probability); ValueError beyond."""
-    names = ["left", "right", "up", "down", "approach", "recede"]
-    probabilities, k = noise(6, seed=seed).softmax(-1), 2 + seed % 3
-    order = probabilities.argsort(descending=True)[:k].tolist()
-    found = top(probabilities, names, k)
-    assert isinstance(found, list) and all(
-        isinstance(pair, tuple | list) and len(pair) == 2 for pair in found
-    ), f"return a list of (name, probability), not {found!r}"
-    assert all(isinstance(pair[0], str) for pair in found), (
-        f"each pair is (name, probability), not {found[0]!r}"
+def check_hide(hide, lost, seed=0):
+    """`hide(clip, row, column, size)` covers a tile; `lost(share, clip, size)` what each one costs."""
+    t, rows, columns, size = sizes(4, seed, of=(2, 3, 4, 5))
+    rng = np.random.default_rng(seed)
+    clip = rng.integers(0, 100, (t, rows * size, columns * size, 3), dtype=np.uint8)
+    before, row, column = clip.copy(), rows - 1, columns - 2
+    right = clip.copy()
+    right[:, row * size : (row + 1) * size, column * size : (column + 1) * size] = 115
+    found = hide(clip, row, column, size)
+    assert (
+        isinstance(found, np.ndarray) and found.shape == clip.shape and found.dtype == np.uint8
+    ), f"hide returns a clip like the one it got, {clip.shape} uint8"
+    assert (clip == before).all(), "the clip that comes in was changed: work on a copy"
+    black, first, swapped = clip.copy(), clip.copy(), clip.copy()
+    black[right != clip] = 0
+    first[0] = right[0]
+    swapped[:, column * size : (column + 1) * size, row * size : (row + 1) * size] = 115
+    pixel = clip.copy()
+    pixel[:, row : row + size, column : column + size] = 115
+    wrong = {
+        "hidden is NOTHING, 115, not black": black,
+        "the tile is to be hidden in all frames": first,
+        "rows come before columns": swapped,
+        "row and column count tiles, not pixels: multiply by the size": pixel,
+    }
+    diagnose(found, right, wrong, "the clip with a hidden tile")
+
+    weights = rng.random((rows, columns))
+
+    def share(clip):
+        tiles = clip[..., 0].reshape(t, rows, size, columns, size).mean((0, 2, 4)) / 255
+        return float((weights * tiles).sum())
+
+    right = np.array(
+        [
+            [share(before) - share(_hidden(before, r, c, size)) for c in range(columns)]
+            for r in range(rows)
+        ]
     )
-    assert len(found) == k, f"{k} classes were asked for, you return {len(found)}"
-    said = [name for name, _ in found]
-    worst = [names[i] for i in probabilities.argsort()[:k].tolist()]
-    assert said != worst, "those are the least probable"
-    assert said != names[:k] or said == [names[i] for i in order], (
-        "those are the first names, whatever their probability"
-    )
-    assert said == [names[i] for i in order], (
-        f"the order should be {[names[i] for i in order]}, it is {said}"
-    )
-    diagnose([float(value) for _, value in found], probabilities[order], {}, "their probabilities")
-    assert len(top(probabilities, names, 6)) == 6, "6 of 6 classes are allowed"
-    error = refuses(lambda: top(probabilities, names, 7), "7 of 6 classes were asked for")
-    assert "7" in str(error) and "6" in str(error), f"the error should name both numbers: {error}"
+    wrong = {
+        "what is *lost*: the whole clip's share minus the share with the place hidden": -right,
+        "subtract the share with the place hidden from the whole clip's": share(before) - right,
+        "rows come before columns": right.T if rows == columns else right.T.copy(),
+    }
+    diagnose(lost(share, clip, size), right, wrong, "what is lost")
+    assert (clip == before).all(), "the clip that comes in was changed: work on a copy"
+
+
+def _hidden(clip, row, column, size):
+    clip = clip.copy()
+    clip[:, row * size : (row + 1) * size, column * size : (column + 1) * size] = 115
+    return clip
 
 
 def check_temperature(with_temperature_two, best_temperature, seed=0):

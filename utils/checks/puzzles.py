@@ -3,11 +3,14 @@
 import json
 import math
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
+from utils import lips
 from utils.model import AttentionStep, Step
 from utils.paths import DATA
+from utils.training import load_model, predict
 
 # Lesson 03: four stacks, and what is taken from them. "fall": what the picture shows.
 STACKS = {
@@ -97,3 +100,35 @@ def training_curves():
         letter: [row["train_accuracy"] for row in rows if row["variant"] == name]
         for letter, name in RUNS.items()
     }
+
+
+# Lesson 06: what the hidden units of a trained reader of lips say.
+def _unit_words():
+    return [word for word in lips.words("validation") if word.slot != "adverb"]
+
+
+@torch.no_grad()
+def units():
+    """How far each hidden unit of the last MLP goes above its mean, at its highest, in each word.
+
+    -> (words, units), and the words.
+    """
+    model, _ = load_model(DATA / "lips_tiles.safetensors")
+    windows, _ = lips.windows(_unit_words(), model.config["num_frames"], progress=False)
+    found = []
+
+    def keep(module, inputs, output):
+        if output.ndim == 5:  # patches, not the class token
+            found.append(output.flatten(1, 3))
+
+    hook = model.blocks[-1].feed_forward.fn.net[1].register_forward_hook(keep)
+    predict(model, lips.channels(windows), batch_size=50)
+    hook.remove()
+    said = torch.cat(found)
+    return (said - said.mean(dim=0)).amax(dim=1), [word.word for word in _unit_words()]
+
+
+def unit_windows(rows):
+    """The windows of some rows of that table, in grey: (rows, t, height, width, 3) uint8."""
+    windows, _ = lips.windows([_unit_words()[row] for row in rows], 8, progress=False)
+    return np.repeat(windows[..., None], 3, axis=-1)

@@ -1,8 +1,8 @@
 """The measurements behind the course's claims: `python -m utils.experiments NAME`.
 
     a grid         {grids}:
-                   trains every line of one of the tables of lessons 13 and 14 with five seeds (lips:
-                   three) and writes data/experiments/NAME.json; `all` does one grid after the other
+                   trains every line of one of the tables of lesson 14 with five seeds (lips:
+                   mostly three) and writes data/experiments/NAME.json; `all` does one grid after the other
     motion-seeds   train the course's model on the motion clips with five seeds, read from .mp4
                    files; writes data/motion_seeds.json, and the first seed's model to
                    data/motion_divided.safetensors

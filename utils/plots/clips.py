@@ -155,7 +155,7 @@ def timeline(total, choices, words=()):
         axes.text((word.first + word.end) / 2, -1, word.word, ha="center", va="center", fontsize=9)
         axes.axvspan(word.first, word.end, color="#f4f4f4", zorder=-1)
     for row, indices in enumerate(choices.values()):
-        axes.hlines(row, 0, total - 1, color="#cccccc", linewidth=6, zorder=0)
+        axes.hlines(row, 0, total, color="#cccccc", linewidth=6, zorder=0)
         axes.scatter(
             np.asarray(indices) + 0.5,
             [row] * len(indices),

@@ -92,7 +92,7 @@ def _norm():
             width=2.2,
             style="-" if pre else (0, (4, 3)),
         )
-        axes.text(left + 2.0, 0.3, "a way back past all norms" if pre else "every norm on the way rescales the gradient",
+        axes.text(left + 2.0, 0.3, "a way back around all norms" if pre else "every norm on the way rescales the gradient",
                   ha="center", va="center", fontsize=9.5, color=ASK)  # fmt: skip
 
 
@@ -354,8 +354,8 @@ _WORDS = {
         keys and values, each (heads, n, d / heads). Queries times keys give scores of shape (n, n), one row of them
         in blue. They are divided by the root of d and go through a softmax, so that each row sums to 1. Times the
         values they give the output of each head; the heads are laid side by side and multiplied by a last matrix.""",
-    "norm": """Two roads. Left, post-norm: x goes through f, is added to x, and a norm stands on the main road. Right,
-        pre-norm: the norm stands on the branch, before f, and nothing but a plus stands on the main road. An arrow
+    "norm": """Two roads. Left, post-norm: x goes through a layer, is added to x, and a norm stands on the main road. Right,
+        pre-norm: the norm stands on the branch, before the layer, and nothing but a plus stands on the main road. An arrow
         shows the gradient coming down each road.""",
     "mlp": """Each token, alone: d numbers are mapped to twice m times d, which are cut into value and gate. The gate
         goes through GELU and multiplies the value; a second matrix maps the m times d products back to d. A wall

@@ -72,8 +72,10 @@ def test_a_gap_that_the_test_clips_alone_explain_makes_no_difference():
 def test_every_table_of_the_course_is_whole_and_made_with_the_settings_of_the_code(name):
     stored = tables.load(name)
     tables.verify(stored)
-    seeds = 3 if name == "lips" else len(SEEDS)
-    assert all(len(values) == seeds for values in tables.table(name).values())
+    assert all(len(values) >= 3 for values in tables.table(name).values())
+    assert name == "lips" or all(
+        len(values) == len(SEEDS) for values in tables.table(name).values()
+    )
     assert all(0 <= row["machine"] < len(stored["machines"]) for row in stored["rows"])
     assert all(0 <= row["accuracy"] <= 1 and np.isfinite(row["accuracy"]) for row in stored["rows"])
     for run in GRIDS[name]:

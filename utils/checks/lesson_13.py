@@ -1,0 +1,126 @@
+"""Checks of the exercises of lesson 13: leaks, windows, and a model that beats the rule of length."""
+
+import numpy as np
+import torch
+
+from utils import lips
+from utils.checks.diagnose import check_answers, diagnose, number, unpack
+from utils.training import predict
+
+
+def check_shows_the_length(shows_the_length):
+    """`shows_the_length()`: which ways of cutting a word out show how long it is."""
+    right = {
+        "stretched": True,
+        "centred": False,
+        "padded": True,
+        "blackened": True,
+        "first twelve": False,
+    }
+    hints = {
+        "stretched": "twelve frames of a word that has four: how often does each of them come?",
+        "centred": "every window has twelve frames of one sentence, one after the other, long word or short",
+        "padded": "count the black frames",
+        "blackened": "count the black frames: twelve, less the length of the word",
+        "first twelve": "twelve frames one after the other, whatever the word: where it ends is not marked",
+    }
+    check_answers(shows_the_length(), right, hints)
+
+
+def check_lip_window(window, seed=0):
+    """`window(first, end, total, num_frames)`: the frames round a word's middle, none outside."""
+    total, num_frames = 40 + 3 * seed, (12, 8, 10, 7, 5)[seed % 5]
+    words = ((17.0, 23.25), (20.5, 28.5), (0.5, 3.0), (total - 4.25, total - 0.5))
+    for first, end in words:
+        start = round((first + end) / 2 - num_frames / 2)
+        frames = np.arange(start, start + num_frames)
+        late = np.arange(round(first), round(first) + num_frames)
+        middle = np.arange(round((first + end) / 2), round((first + end) / 2) + num_frames)
+        wrong = {
+            "frames beyond an end of the sentence come back at the other end; repeat the outermost frame": frames % total,
+            "the window starts at the word; it should lie round the word's middle": late.clip(0, total - 1),
+            "the window starts at the word, and comes back at the sentence's other end": late % total,
+            "the window starts in the middle of the word; half of it should come before": middle.clip(0, total - 1),
+            "there is no such frame: repeat the outermost one": frames,
+            "the last frame has the number total - 1": frames.clip(0, total),
+            "stretched from the first frame to the last, it shows how long the word is":
+                np.linspace(first, end, num_frames).round(),
+        }  # fmt: skip
+        told = f"the window of a word from {first} to {end} in {total} frames"
+        diagnose(window(first, end, total, num_frames), frames.clip(0, total - 1), wrong, told)
+
+
+def check_by_length(by_length, seed=0):
+    """`by_length(train, length)`: the commonest word among those of the nearest length."""
+    cases = [
+        ([(4, "by"), (4, "by"), (4, "at"), (9, "with"), (9, "with"), (9, "with")], 4.25, "by"),
+        ([(3, "at"), (5, "in"), (5, "in"), (3, "with"), (8, "by")], 4, "in"),  # both sides count
+        ([(6, "set"), (6, "lay"), (9, "bin")], 7, "lay"),  # equally common: the alphabet
+        ([(2, "at"), (7, "with"), (7, "by"), (7, "by"), (2, "at"), (2, "at")], 30, "by"),
+    ]
+    rng = np.random.default_rng(seed)
+    if seed:
+        train = [(int(n) / 4, word) for n, word in zip(rng.integers(8, 40, 60), rng.choice(["bin", "lay", "place", "set"], 60))]  # fmt: skip
+        for length in (1.5, 4.5, 6.1, 12.0):
+            nearest = min(abs(other - length) for other, _ in train)
+            near = sorted(str(word) for other, word in train if abs(other - length) == nearest)
+            cases.append((train, length, max(dict.fromkeys(near), key=near.count)))
+    for train, length, right in cases:
+        found = by_length(list(train), length)
+        assert isinstance(found, str), f"return a word, not {found!r}"
+        if found == right:
+            continue
+        words = [word for _, word in train]
+        commonest = max(sorted(set(words)), key=words.count)
+        nearest = min(train, key=lambda pair: abs(pair[0] - length))
+        told = f"for length {length} the rule should say {right!r}, it says {found!r}"
+        if found == commonest:
+            told += "; that is the commonest of all words, whatever its length"
+        elif found == nearest[1]:
+            told += "; that is one word of the nearest length: take the commonest of all that are as near"
+        raise AssertionError(told)
+
+
+def check_reader(model, needed=2 / 3):
+    """A model with four classes that is right on two thirds of the colours for validation."""
+    assert isinstance(model, torch.nn.Module), f"return the model, not {model!r}"
+    words = lips.words("validation", "colour")
+    windows, labels = lips.windows(words, 8, progress=False)
+    shares = predict(model, lips.channels(windows))
+    assert shares.shape == (len(words), 4), (
+        f"the model should have four classes, it answers with {shares.shape[-1]}"
+    )
+    right = (shares.argmax(-1).numpy() == labels - lips.CLASSES.index("blue")).mean()
+    length = lips.guess_by_length(lips.words("train", "colour"), words) == labels
+    assert right >= needed, (
+        f"{right:.0%} of the colours are right; the rule of length has {length.mean():.0%}, and {needed:.0%} are "
+        "asked for. Does the model get lips.channels, with the change in it? Are there enough epochs?"
+    )
+    print(f"{right:.0%} of {len(words)} colours right; by length alone {length.mean():.0%}")
+
+
+def check_read_sentence(read, sure, seed=0):
+    """`read(shares)`: the likeliest word of each slot; `sure(shares)`: of the whole sentence."""
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.full(len(lips.CLASSES), 0.3), 6)
+    possible = lips.SLOT_OF == np.arange(6)[:, None]
+    right = [lips.CLASSES[k] for k in np.where(possible, shares, -1).argmax(axis=1)]
+    found = unpack(read(shares.copy()), *[f"the word of slot {slot}" for slot in lips.SLOTS])
+    found = [str(word) for word in found]
+    freely = [lips.CLASSES[k] for k in shares.argmax(axis=1)]
+    assert found != freely, (
+        "those are the likeliest of all 51 words: in each window only the words of its slot are possible"
+    )
+    off = [slot for slot, ours, theirs in zip(lips.SLOTS, right, found) if ours != theirs]
+    assert not off, f"the {off[0]} is wrong: the words should be {right}, they are {found}"
+    inside = np.where(possible, shares, 0)
+    best, whole = inside.max(axis=1), inside.sum(axis=1)
+    wrong = {
+        "each share counts among the words of its slot: divide by their sum": best.prod(),
+        "all six have to be right: multiply": (best / whole).mean(),
+        "all six have to be right: multiply, not the smallest": (best / whole).min(),
+        "only words of the slot are possible": (shares.max(axis=1) / whole).prod(),
+        "add nothing up: multiply the six": (best / whole).sum(),
+    }
+    told = number(sure(shares.copy()), "how sure the sentence is")
+    diagnose(told, (best / whole).prod(), wrong, "how sure the sentence is", tolerance=1e-7)
