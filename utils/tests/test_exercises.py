@@ -265,8 +265,8 @@ def test_filled_from_the_source_they_pass(name):
 # How an exercise looks -----------------------------------------------------------------------------
 
 
-def test_there_is_an_exercise_for_each_lesson_from_01_to_12():
-    assert NAMES == [stem for stem in LESSONS if "01" <= stem[:2] <= "12"]
+def test_there_is_an_exercise_for_each_lesson_from_01_to_13():
+    assert NAMES == [stem for stem in LESSONS if "01" <= stem[:2] <= "13"]
 
 
 @each
