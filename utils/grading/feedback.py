@@ -9,6 +9,7 @@ import html
 import re
 
 import bleach
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
@@ -31,10 +32,35 @@ pre { overflow-x: auto; margin: 0; font: 13px/1.45 ui-monospace, monospace }
 """
 
 
+MATHML = {"math", "mrow", "mi", "mo", "mn", "mtext", "mspace", "mstyle", "mfrac", "msqrt", "mroot", "msup", "msub",
+          "msubsup", "mover", "munder", "munderover", "mtable", "mtr", "mtd"}  # fmt: skip
+FORMULA = re.compile(
+    r"(`+).+?\1|\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^\s$](?:[^$\n]*[^\s$])?)\$(?!\d)", re.S
+)
+
+
+def _drawn(text):
+    """Markdown with its formulas as MathML, which browsers draw without a script; code stays code."""
+
+    def draw(found):
+        formula = found["display"] or found["inline"]
+        if formula is None:
+            return found[0]
+        try:
+            return convert(formula, display="block" if found["display"] else "inline")
+        except Exception:  # a student's formula may be anything: then it stays as it was typed
+            return found[0]
+
+    return FORMULA.sub(draw, text)
+
+
 def _clean(text):
     """HTML of which only harmless tags are left as tags; the others are shown as the text they are."""
     return bleach.clean(
-        str(text), tags=TAGS, attributes=_harmless, protocols={"http", "https", "mailto", "data"}
+        str(text),
+        tags=TAGS | MATHML,
+        attributes=_harmless,
+        protocols={"http", "https", "mailto", "data"},
     )
 
 
@@ -43,6 +69,16 @@ def _harmless(tag, name, value):
         return tag == "img" and value.startswith("data:image/")
     if name == "href":
         return tag == "a" and value.startswith(("http://", "https://", "mailto:"))
+    if tag in MATHML:
+        return name in (
+            "display",
+            "displaystyle",
+            "scriptlevel",
+            "mathvariant",
+            "stretchy",
+            "fence",
+            "width",
+        )
     return name in ("class", "alt", "width", "height", "title")
 
 
@@ -105,6 +141,9 @@ def _text(value):
 
 def _body(run):
     notebook = copy.deepcopy(run.notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _drawn(cell.source)
     for index, cell in enumerate(notebook.cells):
         mark = marks(cell)
         if mark.get("grade") and not mark["solution"]:

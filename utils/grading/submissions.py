@@ -182,7 +182,7 @@ def check_file(path, known):
     if exercise is None or not shared[exercise.name]:
         exercise, ids = _marked_again(cells, known)
         notes.append(
-            "nbgrader's markers were gone; every cell is in its place, so they were put back"
+            "nbgrader's markers were gone; every given cell is in its place, so they were put back"
         )
     cells = [cell | {"id": grade_id} for cell, grade_id in zip(cells, ids)]
     try:
@@ -199,27 +199,59 @@ def _same(one, other):
 
 
 def _marked_again(cells, known):
-    """The exercise and ids of a file without markers, if each cell of the release is in its place."""
+    """The exercise and ids of a file without markers, if each given cell is there, in the given order."""
     most = 0
     for exercise in known:
         given = exercise.notebook.cells
         same = sum((Counter(tuple(cell["source"].split()) for cell in cells) & Counter(
             tuple(cell.source.split()) for cell in given if cell.source.strip())).values())  # fmt: skip
         most = max(most, same if same >= len(given) / 4 else 0)
-        if len(given) == len(cells) and all(
-            cell["cell_type"] == original.cell_type
-            and (marks(original).get("solution") or _same(cell["source"], original.source))
-            for cell, original in zip(cells, given)
-        ):
-            return exercise, [marks(original).get("grade_id") for original in given]
+        ids = _aligned(cells, given)
+        if ids is not None:
+            return exercise, ids
     if most:
         raise Refused(
-            f"nbgrader's markers are gone, and the cells are not those of the exercise one by one ({most} "
-            "are unchanged)", FRESH)  # fmt: skip
+            f"nbgrader's markers are gone, and it is not certain which cells are the answers ({most} "
+            "given cells are unchanged)", FRESH)  # fmt: skip
     raise Refused(
         "not one of the course's exercises: it has none of their cells",
         "ask for the exercise's notebook",
     )
+
+
+def _aligned(cells, given):
+    """nbgrader's id of each cell, None for the student's own; None where that would take a guess.
+
+    Given cells are found by their text, in order. An answer lies between the given cells around it:
+    it is the only cell of its kind there, or the only one that defines what the stub defines.
+    """
+    ids, place, answer = [None] * len(cells), 0, None
+    for original in [*given, None]:
+        if original is not None and marks(original).get("solution"):
+            if answer is not None:
+                return None
+            answer = original
+            continue
+        found = len(cells) if original is None else next(
+            (n for n in range(place, len(cells)) if cells[n]["cell_type"] == original.cell_type
+             and _same(cells[n]["source"], original.source)), None)  # fmt: skip
+        if found is None:
+            return None
+        if answer is not None:
+            near = [n for n in range(place, found) if cells[n]["cell_type"] == answer.cell_type]
+            if len(near) != 1:
+                near = [n for n in near if _defined(answer.source) <= _defined(cells[n]["source"])]
+            if len(near) != 1:
+                return None
+            ids[near[0]], answer = marks(answer)["grade_id"], None
+        if original is not None:
+            ids[found], place = marks(original).get("grade_id"), found + 1
+    return ids
+
+
+def _defined(source):
+    """The functions and classes that a cell defines at its left margin."""
+    return set(re.findall(r"^(?:def|class)\s+(\w+)", source, re.M))
 
 
 def _unknown(cells, exercise, notes):

@@ -198,14 +198,12 @@ def overview(path, clips, maps, values, classes):
                 for old in list(ax.images):
                     old.remove()
             axes[0, column].imshow(clips[column, frame], extent=(0, 1, 1, 0))
-            axes[1, column].imshow(clips[column, frame].mean(-1), cmap="gray", extent=(0, 1, 1, 0))
-            axes[1, column].imshow(
-                maps[column, frame],
-                alpha=0.65,
-                vmin=0,
-                vmax=maps[column].max(),
-                extent=(0, 1, 1, 0),
-            )
+            light = (
+                maps[column, frame] / maps[column].max()
+            ) ** 0.5  # a spotlight: the rest lies in the dark
+            light = np.kron(light, np.ones([side // part for side, part in zip(clips.shape[2:4], light.shape)]))  # fmt: skip
+            lit = clips[column, frame] * (0.2 + 0.8 * light[..., None])
+            axes[1, column].imshow(lit.round().astype(np.uint8), extent=(0, 1, 1, 0))
         figure.canvas.draw()
         picture = Picture.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
         pictures.append(picture.quantize(128))

@@ -18,10 +18,12 @@ import nbformat
 import pytest
 import torch
 from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from utils import checks, grading
 from utils.course import exercises
 from utils.course.__main__ import main
+from utils.grading import feedback as feedback_page
 from utils.grading import guard, handgrading, reports, sandbox
 from utils.grading.submissions import Refused, check_file, handed_in, marks, read_exercise
 from utils.paths import ROOT
@@ -368,7 +370,7 @@ def test_points_of_each_task(table, student, points):
             "hog": r"02-attend stopped the grader: it needed more than 2 GB of memory; it was taken out",
             "killer": r"02-attend stopped the grader: it ended the Python that ran it",
             "stubborn": r"02-attend stopped the grader: it took longer than 5 s and could not be interrupted",
-            "stripped": r"nbgrader's markers were gone; every cell is in its place, so they were put back",
+            "stripped": r"nbgrader's markers were gone; every given cell is in its place, so they were put back",
             "twins": r"the cell 02-attend was there 2 times; one was kept",
             "deleted": r"02-setup was deleted; it was put back.*02-attend-check was deleted; it was put back.*"
             r"answer cell 02-cost was deleted: only what other cells define was checked",
@@ -387,7 +389,7 @@ def test_notes_say_what_was_done(table, student, note):
 def test_what_could_not_be_graded_is_listed_with_a_reason(graded, table):
     listed = {row["student"]: row for row in rows(graded.out / "not_graded.csv")}
     reasons = {
-        "stripped and cut": "markers are gone, and the cells are not those of the exercise one by one",
+        "stripped and cut": "markers are gone, and it is not certain which cells are the answers",
         "quarrel": "the cell 02-attend is there 2 times, with different content",
         "two": "2 different files for this exercise: a.ipynb, b.ipynb",
         "another course": "not one of the course's exercises",
@@ -581,6 +583,20 @@ def test_pages_show_the_answers_but_neither_hidden_tests_nor_replacements(graded
         assert stopped[student] in text and "raise RuntimeError" not in text
 
 
+def test_formulas_are_drawn_and_code_stays_code():
+    text = "is $\\sqrt d$, `$\\sqrt d$`, cost 3 $ or 4 $, and\n\n$$x_i^2$$\n\n$\\frac$ <b>"
+    drawn = feedback_page._clean(feedback_page._drawn(text))
+    soup = BeautifulSoup(drawn, "html.parser")
+    assert [formula["display"] for formula in soup.find_all("math")] == ["inline", "block"]
+    assert soup.find("msqrt").text == "d" and "`$\\sqrt d$`" in drawn and "$\\frac$" in drawn
+    assert "3 $ or 4 $" in drawn
+    for name in exercises.exercises():
+        for cell in nbformat.read(exercises.release(name), as_version=4).cells:
+            if cell.cell_type == "markdown":
+                left = re.sub(r"`[^`]*`", "", feedback_page._drawn(cell.source))
+                assert "\\" not in left and "$" not in left, (name, left)
+
+
 def test_pages_run_no_script_and_need_no_network(graded):
     page = feedback(graded.out, reports.file_name(FORMULA))
     soup = BeautifulSoup(page, "html.parser")
@@ -765,6 +781,23 @@ def test_cells_in_another_order_and_of_another_kind_are_noted(tmp_path):
     notes = check(tmp_path, notebook).notes
     assert notes == ["the cell 02-attend had been turned into markdown",
                      "the given cells stand in another order than in the exercise"]  # fmt: skip
+
+
+def test_answers_are_found_between_own_cells_when_the_markers_are_gone(tmp_path):
+    notebook = filled()
+    for task in EXERCISE.tasks:  # notes and trials of the student's own, before each answer
+        place = notebook.cells.index(cell_of(notebook, task.answer))
+        notebook.cells[place:place] = [new_code_cell("1 + 1"), new_markdown_cell("to think about")][: 1 if task.by_hand else 2]  # fmt: skip
+    found = check(tmp_path, stripped(notebook))
+    answers = {marks(cell).get("grade_id"): cell.source for cell in found.notebook.cells}
+    for task in EXERCISE.tasks:
+        assert answers[task.answer] == cell_of(filled(), task.answer).source
+    assert found.notes[0].startswith("nbgrader's markers were gone")
+    twice = filled()
+    place = twice.cells.index(cell_of(twice, "02-attend"))
+    twice.cells.insert(place, copy.deepcopy(twice.cells[place]))  # two that could be the answer
+    with pytest.raises(Refused, match="not certain which cells"):
+        check(tmp_path, stripped(twice))
 
 
 @pytest.mark.parametrize(
