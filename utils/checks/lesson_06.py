@@ -130,6 +130,7 @@ def check_unit(favourites, names, seed=0):
     rows, units, count = sizes(3, seed, of=(11, 5, 3, 7))
     rows, count = max(rows, count), min(rows, count)
     says = noise(rows, units, seed=seed)
+    says[4] = says[0] - 0.001  # of the same word: it comes twice where it comes high
     words = [f"word {number % 4}" for number in range(rows)]  # some come more than once
     unit = units - 1
 
@@ -154,5 +155,10 @@ def check_unit(favourites, names, seed=0):
     }
     seen = [message for message, value in wrong.items() if found == value and value != right]
     assert found == right, seen[0] if seen else f"the words should be {right}, they are {found}"
-    hints = {84: "say bin, place and blue before a mirror: what do the lips do first?"}
+    more = "look at fifteen of its words: which comes most?"
+    hints = {
+        51: more,
+        88: more,
+        84: "say bin, place and blue before a mirror: what do the lips do first?",
+    }
     check_answers(names(), {51: "place", 88: "set", 84: "pressed together"}, hints)

@@ -172,6 +172,8 @@ def check_assembled_block(space_step, divided_block, seed=0):
     patches, cls = noise(b, t, h, w, dim, seed=seed), noise(b, dim, seed=seed + 1)
 
     step = space_step(dim, heads)
+    for parameter in step.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
     assert isinstance(getattr(step, "attention", None), PreNorm), (
         "SpaceStep should keep PreNorm(dim, Attention(dim, heads)) as self.attention"
     )
@@ -180,7 +182,7 @@ def check_assembled_block(space_step, divided_block, seed=0):
     right = reference(patches, cls)
     found = unpack(step(patches.clone(), cls.clone()), "the patches", "the class token")
     for name, ours, theirs, came in zip(("patches", "class token"), right, found, (patches, cls)):
-        wrong = {f"the {name}'s skip connection is missing": ours - came}
+        wrong = {f"SpaceStep: the skip connection of the {name} is missing": ours - came}
         diagnose(theirs, ours, wrong, f"SpaceStep's {name}")
 
     block = divided_block(dim, heads)
@@ -212,6 +214,7 @@ def check_assembled_block(space_step, divided_block, seed=0):
         "the time step is missing": finish(*space(patches, cls)),
         "the space step is missing": finish(*time(patches, cls)),
         "the time step has its skip connection inside: you add the patches twice": finish(*space(patches + time(patches, cls)[0], cls)),
+        "the space step has its skip connection inside: you add the patches twice": finish(x + time(patches, cls)[0], c),
         "the class token from before the space step went into the MLP": (x + mlp(x), cls + mlp(cls)),
     }  # fmt: skip
     found = unpack(block(patches.clone(), cls.clone()), "the patches", "the class token")

@@ -74,7 +74,7 @@ def check_hide(hide, lost, seed=0):
     t, rows, columns, size = sizes(4, seed, of=(2, 3, 4, 5))
     rng = np.random.default_rng(seed)
     clip = rng.integers(0, 100, (t, rows * size, columns * size, 3), dtype=np.uint8)
-    before, row, column = clip.copy(), rows - 1, columns - 2
+    before, row, column = clip.copy(), rows - 1, columns - 1
     right = clip.copy()
     right[:, row * size : (row + 1) * size, column * size : (column + 1) * size] = 115
     found = hide(clip, row, column, size)
