@@ -202,6 +202,42 @@ def _write_clips(folder, clips, labels):
             )  # after an error (a full disk, say) the rest is no use
 
 
+def write_messy_folder(root):
+    """Write a folder as people send them: root/left/anna_0.mp4, …; four classes, four people, six takes.
+
+    Containers, widths, rates and lengths differ. One file is stored on its side, one broke off, one is
+    empty, one has three frames only, and one is no video.
+    """
+    rng, kinds = np.random.default_rng(0), (".mp4", ".avi", ".mkv", ".webm", ".mov")
+    for label, name in enumerate(CLASSES[:4]):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for hue, person in enumerate(("anna", "ben", "chen", "dora")):
+            for take in range(6):
+                clip = make_clip(label, rng, num_frames=int(rng.integers(20, 50)), size=96, hue=45 * hue)  # fmt: skip
+                side = (rng.choice([96, 120, 160]) - 96) // 2
+                clip = np.pad(clip, ((0, 0), (0, 0), (side, side), (0, 0)), mode="edge")
+                path = root / name / f"{person}_{take}{kinds[(take + hue) % 5]}"
+                write_video(path, clip, fps=float(rng.choice([24, 30, 60])))
+    _write_lying(root / "left" / "dora_6.mp4", make_clip(0, rng, 30, 96))
+    whole = (root / "up" / "ben_0.avi").read_bytes()
+    (root / "up" / "ben_7.avi").write_bytes(whole[: len(whole) // 50])  # the copy broke off
+    (root / "down" / "anna_7.mp4").write_bytes(b"")
+    write_video(root / "right" / "chen_7.mp4", make_clip(1, rng, 3, 96))
+    (root / "down" / "notes.txt").write_text("ask dora to do this again")
+
+
+def _write_lying(path, clip):
+    """As phones do: the picture is stored on its side, and a note in the header says to turn it."""
+    write_video(path, np.rot90(clip, axes=(1, 2)).copy(), fps=30)
+    data = bytearray(path.read_bytes())
+    matrix = (
+        data.index(b"tkhd") + 44
+    )  # in the track's header: version, times, numbers, then nine numbers
+    quarter = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30], dtype=">i4")
+    data[matrix : matrix + 36] = quarter.tobytes()
+    path.write_bytes(data)
+
+
 # What each way of turning a clip does to its class: the label after it, for each label before it.
 _RELABEL = {
     how: np.array([CLASSES.index(swap.get(name, name)) for name in CLASSES])

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from utils.model import TimeSformer
@@ -27,7 +29,9 @@ MEAN, STD = 0.45, 0.225  # of the colour channels; the values of the authors' re
 
 def to_video(clips):
     """Raw frames to model input: (b, t, height, width, 3) uint8 -> (b, t, c, height, width) float32."""
-    video = torch.as_tensor(np.ascontiguousarray(clips))
+    video = (
+        clips if isinstance(clips, torch.Tensor) else torch.as_tensor(np.ascontiguousarray(clips))
+    )
     if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[-1] != 3:
         raise ValueError(f"clips are (b, t, height, width, 3) uint8, got {tuple(video.shape)} {video.dtype}")  # fmt: skip
     return (rearrange(video, "b t height width c -> b t c height width").float() / 255 - MEAN) / STD
@@ -50,10 +54,18 @@ def predict_views(model, views, batch_size=100):
     return sum(predict(model, view, batch_size) for view in views) / len(views)
 
 
-def evaluate(model, data, batch_size=100):
-    """Share of clips whose most probable class is the right one. `data` is (clips, labels)."""
-    clips, labels = data
-    return (predict(model, clips, batch_size).argmax(-1).numpy() == labels).mean().item()
+def evaluate(model, data, batch_size=100, accelerator=None):
+    """Share of clips whose most probable class is the right one. `data` as in `fit`.
+
+    Where several processes ask together, each takes its part, and every clip counts once.
+    """
+    source, accelerator = as_source(data), accelerator or Alone()
+    mine = np.arange(len(source))[accelerator.process_index :: accelerator.num_processes]
+    right = 0
+    for start in range(0, len(mine), batch_size):
+        clips, labels = source.read(mine[start : start + batch_size])
+        right += (predict(model, clips).argmax(-1).numpy() == labels).sum().item()
+    return accelerator.reduce(_counts(model, right), "sum")[0].item() / len(source)
 
 
 def learning_rate(step, steps, peak, warm_up=0.1):
@@ -64,80 +76,193 @@ def learning_rate(step, steps, peak, warm_up=0.1):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))
 
 
+class InMemory:
+    """Clips that are arrays, as `fit` asks for them; another source has the same four methods.
+
+    `read(indices)` gives clips and labels as they are; `source[epoch, position, chosen, part]` the clips
+    `chosen` for a step, augmented, and of those only `part`, a slice: what one of many processes trains on.
+    """
+
+    def __init__(self, clips, labels, augment=None, seed=0):
+        self.clips, self.labels, self.augment, self.seed = clips, labels, augment, seed
+
+    def __len__(self):
+        return len(self.clips)
+
+    def read(self, indices):
+        return self.clips[indices], self.labels[indices]
+
+    def __getitem__(self, key):
+        epoch, position, chosen, part = key
+        batch, targets = self.read(chosen)
+        if self.augment is not None:
+            rng = np.random.default_rng((self.seed, epoch, position))
+            batch, targets = self.augment(batch, targets, rng)
+        return batch[part], targets[part]
+
+    def fingerprint(self):
+        """What tells these clips from others in a checkpoint."""
+        return _digest((self.clips, self.labels))
+
+
+def as_source(data, augment=None, seed=0):
+    """(clips, labels) as a source of batches; a source stays what it is."""
+    return InMemory(*data, augment, seed) if isinstance(data, (tuple, list)) else data
+
+
+class Alone:
+    """What `fit` asks of the machine, where one process trains on one device.
+
+    The names are those of `accelerate.Accelerator`: with one of these in its place the same loop trains
+    in many processes (lesson 16).
+    """
+
+    process_index, num_processes, is_main_process, scaler = 0, 1, True, None
+
+    def prepare(self, *parts):
+        return parts
+
+    def autocast(self):
+        return nullcontext()
+
+    def no_sync(self, model):
+        return nullcontext()
+
+    def backward(self, loss):
+        loss.backward()
+
+    def clip_grad_norm_(self, parameters, max_norm):
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    def reduce(self, tensor, reduction):
+        return tensor
+
+
 def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_decay=0.05,
-        warm_up=0.1, clip_norm=1.0, augment=None, seed=0, checkpoint=None, every=100, progress=True):  # fmt: skip
+        warm_up=0.1, clip_norm=1.0, augment=None, seed=0, checkpoint=None, every=100, progress=True,
+        keep_last=False, accumulate=1, workers=0, accelerator=None, log=None):  # fmt: skip
     """Train `model` on `train` = (clips, labels) with AdamW; returns one dict per epoch.
 
     Each dict holds epoch, loss and accuracy over the epoch's batches, and test_accuracy if `test`
     is given. `augment(clips, labels, rng)` changes each batch; it may return each clip's labels as
-    shares of the classes, (b, num_classes) float32 (the largest then counts for the accuracy). All randomness of a step follows
-    from `seed` and the step's number. With `checkpoint` (a file) the run is saved every `every`
-    steps and at the end, and continues from there when it is called again: on the same machine it
-    ends with the same bits as a run that was never stopped. ValueError when the clips do not fill one
-    batch, or the checkpoint belongs to another run; FloatingPointError when the loss is no longer a
-    number.
+    shares of the classes, (b, num_classes) float32 (the largest then counts for the accuracy). All
+    randomness of a step follows from `seed` and the step's number. With `checkpoint` (a file) the run is
+    saved every `every` steps and at the end, and continues from there when it is called again: on the
+    same machine it ends with the same bits as a run that was never stopped.
+
+    For larger things (lesson 16): `train` and `test` may be sources that read clips when they are
+    needed (see `InMemory`), and then `workers` processes read ahead; `keep_last` trains on the smaller
+    batch at an epoch's end, too; `accumulate` takes each batch in that many parts, one after the other,
+    for less memory; an `accelerate.Accelerator` trains in many processes, each on its part of the
+    batch, or in mixed precision; `log(step, values)` is told of each step and epoch.
+
+    ValueError when the clips do not fill one batch, or the checkpoint belongs to another run;
+    FloatingPointError when the loss is no longer a number.
     """
-    clips, labels = train
-    device = next(model.parameters()).device
-    per_epoch = len(clips) // batch_size
+    source, accelerator = as_source(train, augment, seed), accelerator or Alone()
+    per_epoch = math.ceil(len(source) / batch_size) if keep_last else len(source) // batch_size
     if not per_epoch:
-        raise ValueError(f"{len(clips)} clips do not fill one batch of {batch_size}")
+        raise ValueError(f"{len(source)} clips do not fill one batch of {batch_size}")
     steps = epochs * per_epoch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=weight_decay)  # fmt: skip
     run = dict(network=_network(model), epochs=epochs, batch_size=batch_size,
                peak_lr=peak_lr, weight_decay=weight_decay, warm_up=warm_up, clip_norm=clip_norm,
-               seed=seed, augment=_name(augment))  # fmt: skip
+               seed=seed, augment=_name(augment), keep_last=keep_last)  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=weight_decay)  # fmt: skip
+    trained, optimizer = accelerator.prepare(model, optimizer)  # `model` stays the bare one
+    device = next(model.parameters()).device
     gpus = [device] if device.type == "cuda" else []
-    first, history, sums = 0, [], [0.0, 0]
+    first, history, sums = 0, [], [0.0, 0, 0]
     if checkpoint is not None:
-        run |= dict(train=_digest(train), test=None if test is None else _digest(test))
+        run |= dict(train=source.fingerprint(), test=None if test is None else as_source(test).fingerprint())  # fmt: skip
         if Path(checkpoint).exists():
-            first, history, sums = load_run(checkpoint, model, optimizer, run)
+            first, history, sums = load_run(checkpoint, model, optimizer, run, accelerator.scaler)
 
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    plan = _plan(range(first, steps), per_epoch, batch_size, len(source), seed, rank, processes)
     model.train()
-    how = dict(desc="training", unit="step", disable=not progress, leave=False)
+    how = dict(desc="training", unit="step", leave=False, disable=not (progress and accelerator.is_main_process))  # fmt: skip
     with tqdm(total=steps, initial=first, **how) as bar:
-        for step in range(first, steps):
+        for step, (batch, targets) in zip(
+            range(first, steps), _batches(source, plan, workers, gpus)
+        ):
             epoch, position = divmod(step, per_epoch)
-            order = np.random.default_rng((seed, epoch)).permutation(len(clips))
-            chosen = order[position * batch_size : (position + 1) * batch_size]
-            batch, targets = clips[chosen], labels[chosen]
-            if augment is not None:
-                batch, targets = augment(batch, targets, np.random.default_rng((seed, epoch, position)))  # fmt: skip
-
+            whole = min(batch_size, len(source) - position * batch_size)
+            # A mean over all processes is a mean over all clips only if a smaller part weighs less. One
+            # that is left without a clip has got a stranger, which weighs nothing.
+            weight = len(batch) * processes / whole if rank < whole else 0.0
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, peak_lr, warm_up)
-            with torch.random.fork_rng(devices=gpus):  # for dropout; the caller's seed is kept
-                torch.manual_seed(seed * 1_000_003 + step)
-                logits = model(to_video(batch).to(device))
-            targets = torch.as_tensor(targets, device=device)
-            loss = F.cross_entropy(logits, targets)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {step}: try a smaller peak_lr than {peak_lr}, and check the clips"
-                )
+
             optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+            batch, targets = (torch.as_tensor(np.ascontiguousarray(it)) for it in (batch, targets))
+            parts = [part for part in range(len(batch)) if part < accumulate]
+            loss_sum = right = 0
+            with torch.random.fork_rng(devices=gpus):  # for dropout; the caller's seed is kept
+                torch.manual_seed((seed * 1_000_003 + step) * processes + rank)
+                for part in parts:
+                    some = slice(part, None, len(parts))
+                    wanted = targets[some].to(device, non_blocking=True)
+                    last = part == parts[-1]
+                    with nullcontext() if last else accelerator.no_sync(trained):
+                        with accelerator.autocast():
+                            logits = trained(to_video(batch[some].to(device, non_blocking=True)))
+                        loss = F.cross_entropy(logits, wanted)
+                        accelerator.backward(loss * (weight * len(wanted) / len(batch)))
+                    if weight:
+                        meant = wanted if wanted.ndim == 1 else wanted.argmax(-1)
+                        loss_sum += loss.detach() * len(wanted)
+                        right += (logits.argmax(-1) == meant).sum()
+            counts = accelerator.reduce(_counts(model, loss_sum, right), "sum")
+            step_loss, right = counts[0].item() / whole, counts[1].item()
+            if not math.isfinite(step_loss):
+                raise FloatingPointError(
+                    f"the loss is {step_loss} at step {step}: try a smaller peak_lr than {peak_lr}, and check the clips"
+                )
+            accelerator.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
 
-            meant = targets if targets.ndim == 1 else targets.argmax(-1)
-            sums = [sums[0] + loss.item(), sums[1] + (logits.argmax(-1) == meant).sum().item()]
+            sums = [sums[0] + step_loss * whole, sums[1] + right, sums[2] + whole]
+            if log is not None and accelerator.is_main_process:
+                log(step + 1, dict(loss=step_loss, learning_rate=optimizer.param_groups[0]["lr"]))
             if position == per_epoch - 1:
-                row = dict(
-                    epoch=epoch + 1,
-                    loss=sums[0] / per_epoch,
-                    accuracy=sums[1] / (per_epoch * batch_size),
-                )
+                row = dict(epoch=epoch + 1, loss=sums[0] / sums[2], accuracy=sums[1] / sums[2])
                 if test is not None:
-                    row["test_accuracy"] = evaluate(model, test)
+                    row["test_accuracy"] = evaluate(model, test, accelerator=accelerator)
                 history.append(row)
-                sums = [0.0, 0]
+                sums = [0.0, 0, 0]
                 bar.set_postfix({name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})  # fmt: skip
+                if log is not None and accelerator.is_main_process:
+                    log(step + 1, {f"epoch {name}": value for name, value in row.items()})
             bar.update()
-            if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == steps):
-                save_run(checkpoint, model, optimizer, run, step + 1, history, sums)
+            saves = checkpoint is not None and accelerator.is_main_process
+            if saves and ((step + 1) % every == 0 or step + 1 == steps):
+                save_run(checkpoint, model, optimizer, run, step + 1, history, sums, accelerator.scaler)  # fmt: skip
     return history
+
+
+def _plan(steps, per_epoch, batch_size, clips, seed, rank, processes):
+    """What each step trains on: (epoch, position in it, the batch's clips, this process's part of them)."""
+    for step in steps:
+        epoch, position = divmod(step, per_epoch)
+        order = np.random.default_rng((seed, epoch)).permutation(clips)
+        chosen = order[position * batch_size : (position + 1) * batch_size]
+        part = slice(rank, None, processes) if rank < len(chosen) else slice(0, 1)
+        yield epoch, position, chosen, part
+
+
+def _batches(source, plan, workers, gpus):
+    """The planned batches, read ahead by `workers` processes, if any."""
+    if not workers:
+        return map(source.__getitem__, plan)
+    how = dict(num_workers=workers, pin_memory=bool(gpus), generator=torch.Generator())
+    return iter(DataLoader(source, sampler=plan, batch_size=None, **how))
+
+
+def _counts(model, *numbers):
+    """Numbers as one tensor where processes can add theirs up: on the model's device."""
+    device = next(model.parameters()).device
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    return torch.stack([torch.as_tensor(number, device=device).to(exact) for number in numbers])
 
 
 def _digest(data):
@@ -163,20 +288,27 @@ def _name(call):
 
 
 def _save(tensors, path, metadata):
-    with whole_file(path) as part:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        with whole_file(path) as part:
+            save_file(tensors, part, metadata)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path}: cannot be written ({error}); what was there before is as it was") from error  # fmt: skip
 
 
-def save_run(path, model, optimizer, run, step, history, sums):
-    """Save everything that `fit` needs to go on: weights, optimiser moments, place, history."""
+def save_run(path, model, optimizer, run, step, history, sums, scaler=None):
+    """Save everything that `fit` needs to go on: weights, optimiser moments, place, history, and how
+    float16 gradients are scaled."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    place = dict(run=run, step=step, history=history, sums=sums)
+    place = dict(
+        run=run, step=step, history=history, sums=sums, scaler=scaler and scaler.state_dict()
+    )
     _save(tensors, path, {"place": json.dumps(place)})
 
 
-def load_run(path, model, optimizer, run):
+def load_run(path, model, optimizer, run, scaler=None):
     """Put a saved run back into `model` and `optimizer`; returns its step, history and sums."""
     tensors, metadata = _open(path)
     if "place" not in metadata:
@@ -199,6 +331,8 @@ def load_run(path, model, optimizer, run):
             _, index, field = name.split(".")
             state.setdefault(int(index), {})[field] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})  # fmt: skip
+    if scaler is not None and place["scaler"]:
+        scaler.load_state_dict(place["scaler"])
     return place["step"], place["history"], place["sums"]
 
 

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from utils.dataset import VideoFolder
+from utils.motion import write_messy_folder
 from utils.video import VideoError, write_video
 
 
@@ -184,3 +185,24 @@ def test_a_class_is_never_left_out_as_a_whole(root):
     with pytest.raises(VideoError, match=r"wave: no video in it can be read:\n.*a\.mkv"):
         folder.leave_out_unreadable(progress=False)
     assert len(folder) == 5  # as it was
+
+
+def test_a_messy_folder_is_read_but_for_the_files_that_cannot_be(tmp_path):
+    write_messy_folder(tmp_path)
+    folder = VideoFolder(tmp_path, num_frames=8, size=32)
+    assert len(folder) == 100  # notes.txt is no video
+    broken = folder.leave_out_unreadable(progress=False)
+    assert {path.name: reason.rsplit(": ", 1)[-1].split(",")[0] for path, reason in broken.items()} == {
+        "anna_7.mp4": "the file is empty",
+        "chen_7.mp4": "has 3 frames",
+        "ben_7.avi": "not a video",
+    }  # fmt: skip
+    lying, upright = (folder.paths.index(tmp_path / "left" / name) for name in ("dora_6.mp4", "anna_0.mp4"))  # fmt: skip
+    centres = [_columns_of_change(folder[index][0]) for index in (lying, upright)]
+    assert all(centre[0] > centre[-1] for centre in centres)  # both move left as they are seen
+
+
+def _columns_of_change(clip):
+    """The column in the middle of what changes from each frame to the next."""
+    change = np.abs(np.diff(clip.astype(int), axis=0)).sum(axis=(1, 3))  # (t - 1, width)
+    return change @ np.arange(change.shape[1]) / change.sum(axis=1)

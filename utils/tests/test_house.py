@@ -24,6 +24,7 @@ ROOMS = {
 }
 for room in ("recipe", "plots", "checks"):
     ROOMS[room] = {"paths", "model", "video", "motion", "lips", "dataset", "training", "rollout", "published"}  # fmt: skip
+ROOMS["train"] = {"paths", "model", "dataset", "training", "published"}
 FRONT_ROOM = set(ROOMS)
 ROOMS["experiments"] = FRONT_ROOM
 ROOMS["course"] = FRONT_ROOM

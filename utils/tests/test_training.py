@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -221,6 +222,24 @@ def whole_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     assert (run := run_once(folder)).returncode == 0, run.stderr
     return folder
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_ends_with_the_same_bits(tmp_path, whole_run):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        saved = 0
+        if (tmp_path / "run").exists():
+            with safe_open(tmp_path / "run", framework="pt") as file:
+                saved = json.loads(file.metadata()["place"])["step"]
+        kill = f"step {rng.integers(saved, 18)}"
+        if rng.random() < 0.5:
+            kill = f"saving {rng.choice([k for k in (3, 7, 11, 15, 17) if k >= saved])}"
+        assert run_once(tmp_path, kill).returncode == -signal.SIGKILL, kill
+        assert not (tmp_path / "model").exists()
+    assert (run := run_once(tmp_path)).returncode == 0, run.stderr
+    ours, whole = load_file(tmp_path / "model"), load_file(whole_run / "model")
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize("moment", [0, 3, 4, 11, 17])

@@ -1,0 +1,371 @@
+"""Train on a folder of videos from the command line, in one process or in many.
+
+    python -m utils.train --data FOLDER --out RUN
+    accelerate launch --num_processes 4 -m utils.train --data FOLDER --out RUN --precision bf16
+
+FOLDER holds a folder per class (see utils/dataset.py), or train/ and validation/ with a folder per class
+in each. The loop is `fit` of lesson 11; Accelerate (extra "train") starts the processes and adds up their
+gradients. Each process takes its part of every batch, so that the result depends on --batch-size and not
+on how many there are. RUN gets run.safetensors (to go on from, with --resume), model.safetensors (for
+`load_model`), history.json, options.toml (for --config) and TensorBoard's logs. Lesson 16 explains it all.
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+import re
+import signal
+import sys
+import threading
+import time
+import tomllib
+import types
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from sklearn.model_selection import StratifiedGroupKFold
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import get_worker_info
+
+from utils.dataset import VideoFolder
+from utils.model import SCHEMES, Attention, TimeSformer, count_parameters, resize_model
+from utils.paths import write_text
+from utils.training import fit, load_model, save_model
+
+SIZES = {
+    "tiny": dict(patch_size=8, dim=48, depth=2, heads=4),  # of lesson 11
+    "small": dict(patch_size=16, dim=192, depth=6, heads=3),
+    "base": dict(patch_size=16, dim=768, depth=12, heads=12),  # of the paper
+}
+
+
+class FolderClips:
+    """Some videos of a `VideoFolder` as a source for `fit`: read when they are needed.
+
+    What happens to a clip follows from seed, epoch and the clip's own number, so that it does not matter
+    which process reads it. `augment(clips, labels, rng)` gets one clip at a time. With `clips`, what
+    `folder.load` gave, nothing is read any more.
+    """
+
+    def __init__(self, folder, indices, augment=None, seed=0, clips=None):
+        self.folder, self.indices, self.augment = folder, np.asarray(indices), augment
+        self.seed, self.clips = seed, clips
+        self.labels = np.array(folder.labels)[self.indices]
+
+    def __len__(self):
+        return len(self.indices)
+
+    def _clip(self, index):
+        return self.folder[index][0] if self.clips is None else self.clips[index]
+
+    def read(self, indices):
+        chosen = self.indices[indices]
+        if (
+            self.clips is not None or get_worker_info() is not None
+        ):  # workers share the cores already
+            return np.stack([self._clip(index) for index in chosen]), self.labels[indices]
+        with ThreadPoolExecutor() as pool:  # decoding lets go of Python's lock
+            return np.stack(list(pool.map(self._clip, chosen))), self.labels[indices]
+
+    def __getitem__(self, key):
+        epoch, _, chosen, part = key
+        self.folder.epoch = epoch  # for sampling="random"
+        clips, labels = self.read(chosen[part])
+        if self.augment is None:
+            return clips, labels
+        rngs = [np.random.default_rng((self.seed, epoch, index)) for index in chosen[part]]
+        pairs = [
+            self.augment(clips[k : k + 1], labels[k : k + 1], rng) for k, rng in enumerate(rngs)
+        ]
+        return tuple(np.concatenate(side) for side in zip(*pairs))
+
+    def fingerprint(self):
+        """What tells these clips from others in a checkpoint: names and sizes of the files, how they are read."""
+        folder = self.folder
+        files = [(folder.paths[k].relative_to(folder.root).as_posix(), folder.paths[k].stat().st_size)
+                 for k in self.indices]  # fmt: skip
+        how = [folder.classes, folder.num_frames, folder.size, folder.sampling, folder.pad]
+        return hashlib.sha256(json.dumps([files, how]).encode()).hexdigest()[:16]
+
+
+def mirror(clips, labels, rng):
+    """Mirror a clip left to right, one time in two. Not for classes that turn with it, such as left and right."""
+    return (clips[:, :, :, ::-1] if rng.random() < 0.5 else clips), labels
+
+
+def split(folder, share, group=None, seed=0):
+    """Indices for training and validation: about `share` of each class for validation.
+
+    What `group`, a pattern, finds in a file's name stays on one side: "^[^_]+" the person in
+    anna_1.mp4. Without one each file is a group. ValueError where a file has no group, or a class has
+    fewer groups than parts.
+    """
+    groups = [path.stem for path in folder.paths]
+    if group is not None:
+        found = [re.search(group, name) for name in groups]
+        if None in found:
+            raise ValueError(f"{folder.paths[found.index(None)]}: the pattern {group!r} finds no group in this name")  # fmt: skip
+        groups = [match.group() for match in found]
+    parts = round(1 / share)
+    for label, name in enumerate(folder.classes):
+        there = {one for one, other in zip(groups, folder.labels) if other == label}
+        if len(there) < parts:
+            raise ValueError(f"{folder.root / name}: {len(there)} groups (people, scenes, files) are too few to keep "
+                             f"one in {parts} for validation; give a larger --validation-share, or folders train and validation")  # fmt: skip
+    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+    return next(folds.split(folder.labels, folder.labels, groups))
+
+
+def fused_attention(model):
+    """Let PyTorch's `scaled_dot_product_attention` compute what `attend` writes out; returns the model.
+
+    It never holds the whole matrix of weights, where the machine has a kernel for that.
+    """
+
+    def forward(self, x):
+        heads = rearrange(
+            F.scaled_dot_product_attention(*self.split(x)), "g heads n d -> g n (heads d)"
+        )
+        return self.dropout(self.out(heads))
+
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.forward = types.MethodType(forward, module)
+    return model
+
+
+def recompute_blocks(model):
+    """Gradient checkpointing: keep only what goes into each block, and compute the rest again for the
+    backward pass; returns the model. Source: Chen et al. 2016, arXiv 1604.06174."""
+    for block in model.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    return model
+
+
+def make_model(given, classes):
+    """The model that the options ask for: of a size, from a file of `save_model`, or published weights.
+
+    One that has learned other classes keeps all but its head.
+    """
+    torch.manual_seed(given.seed)
+    clip = dict(num_frames=given.frames, image_size=given.size)
+    if given.model in SIZES:
+        return TimeSformer(num_classes=len(classes), scheme=given.scheme, dropout=given.dropout, **clip, **SIZES[given.model])  # fmt: skip
+    if Path(given.model).is_file():
+        model, notes = load_model(given.model)
+        known = notes.get("classes")
+        model = resize_model(model, **clip)
+    else:
+        from utils.published import load_published
+
+        model, known = load_published(given.model, **clip)
+    if known is None or tuple(known) != tuple(classes):
+        model.head = nn.Linear(model.config["dim"], len(classes))
+        model.config["num_classes"] = len(classes)
+    return model
+
+
+def make_sources(given, accelerator):
+    """Where the clips come from: (training source, validation source, classes)."""
+    how = dict(num_frames=given.frames, size=given.size, pad=given.pad, seed=given.seed)
+    root = Path(given.data)
+    pair = [root / "train", root / "validation"]
+    if all(folder.is_dir() for folder in pair):
+        train = VideoFolder(pair[0], sampling=given.sampling, **how)
+        held = VideoFolder(pair[1], classes=train.classes, **how)
+    else:
+        train, held = VideoFolder(root, sampling=given.sampling, **how), VideoFolder(root, **how)
+    for folder in (train, held) if given.skip_unreadable else ():
+        for reason in folder.leave_out_unreadable(accelerator.is_main_process).values():
+            accelerator.print("left out:", reason)
+    if train.root == held.root:
+        chosen = split(train, given.validation_share, given.group, given.seed)
+    else:
+        chosen = range(len(train)), range(len(held))
+
+    clips = None, None
+    if given.cache:
+        files = [Path(given.out) / f"clips-{part}.safetensors" for part in ("train", "validation")]
+        with accelerator.main_process_first():  # one decodes, the others find its work
+            clips = [folder.load(file, accelerator.is_main_process)[0] for folder, file in zip((train, held), files)]  # fmt: skip
+    augment = None
+    if given.augment == "mirror":
+        augment = mirror
+    elif given.augment:
+        module, _, name = given.augment.partition(":")
+        augment = getattr(importlib.import_module(module), name)
+    return (FolderClips(train, chosen[0], augment, given.seed, clips[0]),
+            FolderClips(held, chosen[1], clips=clips[1]), train.classes)  # fmt: skip
+
+
+def side(text):
+    """ "64" is a square, "48x96" height and width, in pixels."""
+    sides = [int(part) for part in str(text).split("x")]
+    return sides[0] if len(sides) == 1 else tuple(sides)
+
+
+def options():
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m utils.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add = parser.add_argument
+    add("--config", metavar="FILE", help="options from a TOML file (names as here, without --); the command line goes before it")  # fmt: skip
+    add("--data", metavar="FOLDER", help="videos, a folder per class")
+    add("--out", metavar="RUN", help="folder for the results")
+    add("--resume", action="store_true", help="go on where the run in RUN stopped, also with another number of processes")  # fmt: skip
+    add("--frames", type=int, default=8, help="frames of each clip (%(default)s)")
+    add("--size", type=side, default=64, help="side in pixels, or HEIGHTxWIDTH (%(default)s)")
+    add("--sampling", default="uniform", choices=("uniform", "random"), help="which frames: evenly spaced, or others in every epoch (%(default)s)")  # fmt: skip
+    add("--pad", action="store_true", help="repeat the last frame of videos that are too short")
+    add("--skip-unreadable", action="store_true", help="name files that cannot be read, and go on without them")  # fmt: skip
+    add("--validation-share", type=float, default=0.2, help="how much is kept for validation, where FOLDER has no train/ and validation/ (%(default)s)")  # fmt: skip
+    add("--group", metavar="PATTERN", help="what stays on one side of the split, found in a file's name: ^[^_]+ is anna in anna_1.mp4")  # fmt: skip
+    add("--augment", metavar="NAME", help="mirror, or module:function with the arguments of utils.motion:augment")  # fmt: skip
+    add("--cache", action="store_true", help="decode every video once, into RUN and into memory")
+    add("--workers", type=int, default=0, help="processes that read ahead, for each that trains (%(default)s)")  # fmt: skip
+    add("--model", default="tiny", help=f"a size ({', '.join(SIZES)}), a file of save_model, or published weights: a file, a folder, a name on the hub (%(default)s)")  # fmt: skip
+    add("--scheme", default="divided", choices=SCHEMES, help="of a new model (%(default)s)")
+    add("--dropout", type=float, default=0.0, help="of a new model (%(default)s)")
+    add("--freeze", action="store_true", help="train the head alone")
+    add("--epochs", type=int, default=20, help="(%(default)s)")
+    add("--batch-size", type=int, default=32, help="of all processes together (%(default)s)")
+    add("--accumulate", type=int, default=1, help="take each process's part of a batch in so many pieces, for less memory (%(default)s)")  # fmt: skip
+    add("--learning-rate", type=float, default=1e-3, help="the highest (%(default)s)")
+    add("--weight-decay", type=float, default=0.05, help="(%(default)s)")
+    add("--warm-up", type=float, default=0.1, help="share of the steps in which the rate rises (%(default)s)")  # fmt: skip
+    add("--clip-norm", type=float, default=1.0, help="longest gradient (%(default)s)")
+    add("--precision", default="no", choices=("no", "bf16", "fp16"), help="automatic mixed precision (%(default)s)")  # fmt: skip
+    add("--fused", action="store_true", help="scaled_dot_product_attention instead of attend")
+    add("--recompute", action="store_true", help="gradient checkpointing: less memory, a third more work")  # fmt: skip
+    add("--compile", action="store_true", help="torch.compile")
+    add("--cpu", action="store_true", help="leave the GPUs alone")
+    add(
+        "--every", type=int, default=100, help="steps from one checkpoint to the next (%(default)s)"
+    )
+    add("--seed", type=int, default=0, help="(%(default)s)")
+    return parser
+
+
+def read_options(arguments=None):
+    """Options from the command line and, for what it leaves open, from --config. ValueError for unknown names."""
+    parser = options()
+    given = parser.parse_args(arguments)
+    if given.config:
+        try:
+            table = tomllib.loads(Path(given.config).read_text(encoding="utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{given.config}: not TOML ({error})") from error
+        known = {name.replace("-", "_"): value for name, value in table.items()}
+        if odd := sorted(set(known) - set(vars(given)) | set(known) & {"config"}):
+            raise ValueError(f"{given.config}: unknown option {', '.join(odd)}; see --help")
+        if "size" in known:
+            known["size"] = side(known["size"])
+        parser.set_defaults(**known)
+        given = parser.parse_args(arguments)
+    if missing := [f"--{name}" for name in ("data", "out") if getattr(given, name) is None]:
+        raise ValueError(f"{' and '.join(missing)} must be given; see --help")
+    return given
+
+
+def write_options(given, path):
+    """The options as TOML, to be read again with --config."""
+    told = {name: value for name, value in vars(given).items() if value is not None and name not in ("config", "resume")}  # fmt: skip
+    told["size"] = given.size if isinstance(given.size, int) else "x".join(map(str, given.size))
+    lines = [f"{name.replace('_', '-')} = {json.dumps(value)}\n" for name, value in told.items()]
+    write_text(path, "".join(lines))
+
+
+def train(given):
+    """Do what the options say; returns `fit`'s history."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=given.precision, cpu=given.cpu)
+    out = Path(given.out)
+    run, result = out / "run.safetensors", out / "model.safetensors"
+    if run.exists() and not given.resume:
+        raise ValueError(f"{run}: a run is there already; go on with --resume, or choose another --out")  # fmt: skip
+    accelerator.wait_for_everyone()  # nobody writes before all have looked
+    source, held, classes = make_sources(given, accelerator)
+    model = make_model(given, classes)
+    if given.freeze:
+        model.requires_grad_(False)
+        model.head.requires_grad_(True)
+    if given.fused:
+        fused_attention(model)
+    if given.recompute:
+        recompute_blocks(model)
+    if given.compile:
+        model.compile()
+    if accelerator.is_main_process:
+        write_options(given, out / "options.toml")
+    accelerator.print(
+        f"{len(source)} videos for training, {len(held)} for validation; {len(classes)} classes; "
+        f"{count_parameters(model):,} parameters to train; {accelerator.num_processes} process(es) on {accelerator.device.type}"
+    )
+    board = []  # TensorBoard's writer, once there is something to write
+
+    def log(step, values):
+        if not board:
+            from torch.utils.tensorboard import SummaryWriter
+
+            board.append(SummaryWriter(out / "tensorboard", purge_step=step))
+        for name, value in values.items():
+            board[0].add_scalar(name, value, step)
+
+    started = time.perf_counter()
+    history = fit(
+        model, source, held, epochs=given.epochs, batch_size=given.batch_size, peak_lr=given.learning_rate,
+        weight_decay=given.weight_decay, warm_up=given.warm_up, clip_norm=given.clip_norm, seed=given.seed,
+        checkpoint=run, every=given.every, keep_last=True, accumulate=given.accumulate,
+        workers=given.workers, accelerator=accelerator, log=log,
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        for one in board:
+            one.close()
+        write_text(out / "history.json", json.dumps(history, indent=1))
+        save_model(model, result, classes=classes, history=history)
+    last = history[-1]
+    accelerator.print(f"{time.perf_counter() - started:.0f} s; loss {last['loss']:.3f}, right in training {last['accuracy']:.1%}, "
+                      f"in validation {last['test_accuracy']:.1%}; {result}")  # fmt: skip
+    accelerator.end_training()
+    return history
+
+
+STOPPED = (
+    "utils.train: stopped from outside, as when another process ended (its own message says why); "
+    "--resume goes on from the last checkpoint"
+)
+
+
+def _stop(*_):
+    sys.exit(STOPPED)
+
+
+def main(arguments=None):
+    """The command: 0 when all went well; otherwise one line says what did not."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # torchrun stops all processes when one has ended
+    try:
+        train(read_options(arguments))
+    except ImportError as error:
+        print(f'utils.train: {error}; pip install -e ".[train]" brings what is needed', file=sys.stderr)  # fmt: skip
+        return 1
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"utils.train: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError:
+        if not torch.distributed.is_initialized():
+            raise
+        print(STOPPED, file=sys.stderr)  # a sum that cannot be made any more: the others are gone
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
