@@ -98,7 +98,8 @@ def declared(*extras):
 
 # which extras a room may use beside the dependencies
 EXTRAS = {"grading": ["instructor"], "course": ["instructor", "compare", "corpus"],
-          "tests": ["instructor", "compare", "corpus", "test"]}  # fmt: skip
+          "train.py": ["train"], "published.py": ["published"],
+          "tests": ["instructor", "compare", "corpus", "train", "published", "test"]}  # fmt: skip
 
 
 def test_every_import_is_declared():
