@@ -403,3 +403,17 @@ def multiply_adds(model, clips=1):
     with FlopCounterMode(display=False) as counter:
         twin(video)
     return counter.get_total_flops() // 2  # it counts a multiply-add as two operations
+
+
+def attention_numbers(model, clips=1):
+    """How many attention weights a training step keeps for its way back, over all blocks.
+
+    One for each head, query and key. Nothing is computed: the tokens lie on the meta device.
+    """
+    sizes, numbers = model.config, 0
+    h, w = patch_grid(sizes["image_size"], sizes["patch_size"])
+    patches = torch.empty(clips, sizes["num_frames"], h, w, 1, device="meta")
+    for step in SCHEMES[sizes["scheme"]]:
+        groups, n, _ = fold(patches, step).shape
+        numbers += groups * (n + step.with_class) ** 2  # with_class: one token more
+    return numbers * sizes["heads"] * sizes["depth"]

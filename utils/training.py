@@ -240,6 +240,34 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     return history
 
 
+class Enough(Exception):
+    """Ends a training early, without being an error; `fit`'s caller catches it."""
+
+
+class EarlyStopping:
+    """For `fit(log=…)` with a `test`: keeps the weights of the best epoch, and raises `Enough` when
+    `patience` epochs have not been better.
+
+    Its `test` must not be the clips that judge the model in the end: the best of many epochs is partly
+    luck (lesson 14). Afterwards `epoch` is the best one and `weights` its state dict. In one process.
+    """
+
+    def __init__(self, model, patience):
+        self.model, self.patience = model, patience
+        self.epoch, self.accuracy, self.weights = 0, -1.0, None
+
+    def __call__(self, step, values):
+        if "epoch test_accuracy" not in values:
+            return
+        if values["epoch test_accuracy"] > self.accuracy:
+            self.epoch, self.accuracy = values["epoch epoch"], values["epoch test_accuracy"]
+            self.weights = {
+                name: weight.clone() for name, weight in self.model.state_dict().items()
+            }
+        elif values["epoch epoch"] - self.epoch >= self.patience:
+            raise Enough
+
+
 def _plan(steps, per_epoch, batch_size, clips, seed, rank, processes):
     """What each step trains on: (epoch, position in it, the batch's clips, this process's part of them)."""
     for step in steps:

@@ -15,6 +15,8 @@
     lips-tiles     train the one with small patches that lessons look into, data/lips_tiles.safetensors
     hands          train on synthetic arms, test on real hands (in ../shared/videos/gestures, not a
                    part of the course), five seeds; writes data/experiments/hands.json
+    scaling        time training steps and the course's trainings on this machine, on its GPU if it has
+                   one; writes data/experiments/scaling-GPU.json or scaling-CPU.json
     samples        write the sample clips to data/samples
     overview       draw the README's pictures, data/reading.png and data/overview.gif
 
@@ -31,7 +33,7 @@ import numpy as np
 import torch
 
 from utils import lips, plots
-from utils.experiments import hands, lip_reader, runs, tables
+from utils.experiments import hands, lip_reader, runs, scaling, tables
 from utils.experiments.grids import GRIDS, turn_only
 from utils.experiments.tables import machine
 from utils.experiments.variants import no_time, random_time, small_time
@@ -142,6 +144,7 @@ OTHERS = {
     "lips-weights": lip_reader.weights,
     "lips-tiles": lip_reader.tiles,
     "hands": hands.hands,
+    "scaling": scaling.scaling,
     "samples": samples,
     "overview": overview,
 }

@@ -16,6 +16,8 @@ from utils.model import (
     Step,
     TimeSformer,
     attend,
+    attention_numbers,
+    attention_weights,
     count_parameters,
     fold,
     multiply_adds,
@@ -380,3 +382,28 @@ def test_geglu_refuses_an_odd_width():
     """`chunk` would cut 3 into 2 and 1, and broadcast: an answer without an error."""
     with pytest.raises(ValueError, match="3 is odd"):
         GEGLU()(torch.randn(2, 3, 3))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_attention_numbers_are_what_a_step_keeps(scheme, monkeypatch):
+    """Counted where they are made: every matrix of weights that a forward pass computes."""
+    model = TimeSformer(5, 32, 4, 8, 12, 3, 2, scheme=scheme)
+    made = []
+    written_out = attention_weights
+
+    def counting(q, k):
+        weights = written_out(q, k)
+        made.append(weights.numel())
+        return weights
+
+    monkeypatch.setattr("utils.model.attention_weights", counting)
+    model(torch.randn(2, 4, 3, 32, 32))
+    assert sum(made) == attention_numbers(model, clips=2)
+
+
+def test_attention_of_the_long_model_is_204_gigabytes_joint_and_3_divided():
+    giant = dict(num_classes=400, image_size=224, num_frames=96, patch_size=16, dim=768, depth=12, heads=12)  # fmt: skip
+    with torch.device("meta"):
+        joint, divided = (TimeSformer(**giant, scheme=scheme) for scheme in ("joint", "divided"))
+    assert round(4e-9 * attention_numbers(joint)) == 204
+    assert round(4e-9 * attention_numbers(divided)) == 3

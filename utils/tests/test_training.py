@@ -18,7 +18,17 @@ from utils.model import TimeSformer
 from utils.motion import CLASSES, augment, make_clips
 from utils.paths import DATA
 from utils.recipe import MODEL, motion_data
-from utils.training import evaluate, fit, learning_rate, load_model, predict, save_model, to_video
+from utils.training import (
+    EarlyStopping,
+    Enough,
+    evaluate,
+    fit,
+    learning_rate,
+    load_model,
+    predict,
+    save_model,
+    to_video,
+)
 
 TINY = dict(
     num_classes=6, image_size=16, num_frames=4, patch_size=8, dim=12, depth=1, heads=2, dropout=0.1
@@ -401,3 +411,20 @@ def test_labels_may_be_shares_of_the_classes():
     assert [round(row["loss"], 4) for row in hard] == [round(row["loss"], 4) for row in soft]
     assert [row["accuracy"] for row in hard] == [row["accuracy"] for row in soft]
     assert half[0]["loss"] != pytest.approx(hard[0]["loss"], abs=1e-4)
+
+
+def test_early_stopping_keeps_the_best_epoch(data):
+    model = tiny()
+    stopping = EarlyStopping(model, patience=2)
+    with pytest.raises(Enough):
+        fit(model, data, (data[0], (data[1] + 1) % 6), epochs=30, batch_size=8, log=stopping, progress=False)  # fmt: skip
+    assert len(stopping.weights) == len(model.state_dict()) and stopping.epoch >= 1
+    again = tiny()
+    history = fit(
+        again, data, (data[0], (data[1] + 1) % 6), epochs=30, batch_size=8, progress=False
+    )
+    accuracies = [row["test_accuracy"] for row in history]
+    best = accuracies.index(stopping.accuracy)
+    assert best + 1 == stopping.epoch and max(accuracies[: best + 3]) == stopping.accuracy
+    model.load_state_dict(stopping.weights)
+    assert evaluate(model, (data[0], (data[1] + 1) % 6)) == stopping.accuracy
