@@ -15,6 +15,8 @@
     lips-tiles     train the one with small patches that lessons look into, data/lips_tiles.safetensors
     hands          train on synthetic arms, test on real hands (in ../shared/videos/gestures, not a
                    part of the course), five seeds; writes data/experiments/hands.json
+    fine-tuning    start from the motion model, from a checkpoint in the published layout, and from
+                   nothing; three seeds; writes data/experiments/fine-tuning.json and data/published
     scaling        time training steps and the course's trainings on this machine, on its GPU if it has
                    one; writes data/experiments/scaling-GPU.json or scaling-CPU.json
     samples        write the sample clips to data/samples
@@ -33,7 +35,7 @@ import numpy as np
 import torch
 
 from utils import lips, plots
-from utils.experiments import hands, lip_reader, runs, scaling, tables
+from utils.experiments import fine_tuning, hands, lip_reader, runs, scaling, tables
 from utils.experiments.grids import GRIDS, turn_only
 from utils.experiments.tables import machine
 from utils.experiments.variants import no_time, random_time, small_time
@@ -144,6 +146,7 @@ OTHERS = {
     "lips-weights": lip_reader.weights,
     "lips-tiles": lip_reader.tiles,
     "hands": hands.hands,
+    "fine-tuning": fine_tuning.fine_tuning,
     "scaling": scaling.scaling,
     "samples": samples,
     "overview": overview,
@@ -179,7 +182,11 @@ def main():
         for name in names:
             if name in OTHERS:
                 OTHERS[name](
-                    *([arguments.jobs] if name in ("lips-seeds", "lips-weights", "hands") else [])
+                    *(
+                        [arguments.jobs]
+                        if name in ("lips-seeds", "lips-weights", "hands", "fine-tuning")
+                        else []
+                    )
                 )
             else:
                 runs.fill(name, arguments.jobs)
