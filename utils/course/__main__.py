@@ -64,6 +64,12 @@ def slides(given):
     make(given.lessons, given.out, given.reveal, given.offline)
 
 
+def benchmark(given):
+    from utils.course.benchmark import benchmark
+
+    benchmark(given.device, given.repeats, given.json)
+
+
 def benchmark_video(given):
     from utils.course.benchmark import benchmark_video
 
@@ -123,6 +129,11 @@ def parser():
     one.add_argument("--out", type=Path, help="where the pages go; default: data/cache/slides")
     one.add_argument("--offline", action="store_true", help="put reveal.js and MathJax into the pages (fetched once, 8 MB)")  # fmt: skip
     one.add_argument("--reveal", metavar="PREFIX", help="address or path of another reveal.js")
+
+    one = command(benchmark, "benchmark", "training and forward pass beside transformers and timesformer-pytorch, interleaved, in one run")  # fmt: skip
+    one.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(%(default)s)")
+    one.add_argument("--repeats", type=int, default=15, help="turns, of which the median counts (%(default)s)")  # fmt: skip
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
 
     one = command(benchmark_video, "benchmark-video", "frames per second of read_frames beside PyAV's, on the same files")  # fmt: skip
     one.add_argument("folder", nargs="?", type=Path)

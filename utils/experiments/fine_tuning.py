@@ -24,9 +24,9 @@ SMALL = dict(patch_size=8, dim=48, depth=2, heads=4)
 BEFORE = dict(epochs=30, batch_size=32, peak_lr=2e-3, weight_decay=0.05)
 COLOURS = lips.GRAMMAR["colour"]
 OTHERS = tuple(word for slot, words in lips.GRAMMAR.items() if slot != "colour" for word in words)
-MANY = dict(epochs=30, batch_size=32)
+MANY = dict(epochs=15, batch_size=32)
 FEW = dict(epochs=100, batch_size=16)
-PER_COLOUR, PATIENCE, SEEDS = 15, {617: 8, 60: 25}, range(3)
+PER_COLOUR, PATIENCE, SEEDS = 15, {617: 5, 60: 25}, range(3)
 # name -> (where the weights come from, whether only the head learns, the highest learning rate)
 ARMS = {
     "from scratch": ("scratch", False, 2e-3),

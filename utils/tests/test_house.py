@@ -27,7 +27,7 @@ for room in ("recipe", "plots", "checks"):
 ROOMS["train"] = {"paths", "model", "dataset", "training", "published"}
 FRONT_ROOM = set(ROOMS)
 ROOMS["experiments"] = FRONT_ROOM
-ROOMS["course"] = FRONT_ROOM
+ROOMS["course"] = FRONT_ROOM | {"experiments"}
 ROOMS["grading"] = {"paths", "checks", "course"}
 
 UTILS = ROOT / "utils"
