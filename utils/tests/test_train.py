@@ -77,8 +77,9 @@ def free_port():
 def run(videos, out, *more, processes=1, spies=None, spy=None):
     """The command, in fresh processes of one thread each."""
     python = [sys.executable, "-m"]
-    if processes > 1:
-        python += ["torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={free_port()}", "-m"]  # fmt: skip
+    if processes > 1:  # as README.md has it
+        python += ["accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}",
+                   f"--main_process_port={free_port()}", "-m"]  # fmt: skip
     command = [*python, "utils.train", f"--data={videos}", f"--out={out}", *OPTIONS, *more]
     paths = os.pathsep.join(str(path) for path in (ROOT, spies) if path)
     env = os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=paths, SPY=str(spy))
