@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
+from safetensors import SafetensorError, safe_open
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 from torch.nn import functional as F
@@ -37,6 +38,7 @@ from torch.utils.data import get_worker_info
 from utils.dataset import VideoFolder
 from utils.model import SCHEMES, Attention, TimeSformer, count_parameters, resize_model
 from utils.paths import write_text
+from utils.published import load_published
 from utils.training import fit, load_model, save_model
 
 SIZES = {
@@ -158,18 +160,27 @@ def make_model(given, classes):
     clip = dict(num_frames=given.frames, image_size=given.size)
     if given.model in SIZES:
         return TimeSformer(num_classes=len(classes), scheme=given.scheme, dropout=given.dropout, **clip, **SIZES[given.model])  # fmt: skip
-    if Path(given.model).is_file():
+    if _of_save_model(given.model):
         model, notes = load_model(given.model)
         known = notes.get("classes")
         model = resize_model(model, **clip)
     else:
-        from utils.published import load_published
-
         model, known = load_published(given.model, **clip)
     if known is None or tuple(known) != tuple(classes):
         model.head = nn.Linear(model.config["dim"], len(classes))
         model.config["num_classes"] = len(classes)
     return model
+
+
+def _of_save_model(path):
+    """Whether the file is one of ours; published weights may end in .safetensors, too."""
+    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "config" in (file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def make_sources(given, accelerator):

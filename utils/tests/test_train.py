@@ -17,7 +17,8 @@ from utils import train, training
 from utils.dataset import VideoFolder
 from utils.model import TimeSformer
 from utils.motion import CLASSES, make_clips
-from utils.paths import ROOT
+from utils.paths import DATA, ROOT
+from utils.published import load_published
 from utils.train import FolderClips, fused_attention, main, read_options, recompute_blocks, split
 from utils.training import evaluate, fit, load_model
 from utils.video import write_video
@@ -329,6 +330,20 @@ def test_augmentation_does_not_depend_on_who_reads_the_clip(videos):
     assert all((one == other[:, :, ::-1]).all() for one, other, turned in zip(whole, plain, mirrored) if turned)  # fmt: skip
     epochs = [source[epoch, 0, chosen, slice(None)][0].tobytes() for epoch in range(6)]
     assert len(set(epochs)) > 1
+
+
+@pytest.mark.parametrize("name", ["motion_divided.safetensors", "published", "published/model.safetensors"])  # fmt: skip
+def test_every_kind_of_model_to_start_from(name):
+    given = read_options(
+        ["--data=x", "--out=y", f"--model={DATA / name}", "--frames=4", "--size=32"]
+    )
+    model = train.make_model(given, ("jump", "wave"))
+    assert model.clip_shape == (4, 3, 32, 32) and model.head.out_features == 2
+    video = torch.randn(1, *model.clip_shape)
+    assert model(video).shape == (1, 2)
+    if "published" in name:
+        body, _ = load_published(DATA / name, num_frames=4, image_size=32)
+        torch.testing.assert_close(model.blocks.state_dict(), body.blocks.state_dict())
 
 
 def test_groups_stay_on_one_side(tmp_path):
