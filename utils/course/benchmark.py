@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from utils.experiments.tables import machine
 from utils.model import TimeSformer, multiply_adds
 from utils.paths import ROOT, write_text
 from utils.published import published_config, published_state
@@ -175,22 +176,8 @@ def benchmark(device="cpu", repeats=15, json_file=None):
                       f"{row['ours MB']:10.1f}{row['theirs MB']:9.1f}{row['forward share']:12.0%}{row['training share']:9.0%}", flush=True)  # fmt: skip
     if json_file is not None:
         where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-        write_text(
-            json_file,
-            json.dumps(
-                dict(
-                    device=where,
-                    machine=dict(
-                        processor=platform.machine(),
-                        system=platform.system(),
-                        torch=torch.__version__,
-                    ),
-                    rows=rows,
-                ),
-                indent=1,
-            )
-            + "\n",
-        )
+        result = dict(device=where, machine=machine(), rows=rows)
+        write_text(json_file, json.dumps(result, indent=1) + "\n")
 
 
 HDR, BT709 = (16, 18), 1  # transfer curves in ITU-T H.273; OpenCV maps the first two to the third
