@@ -30,6 +30,7 @@ PER_COLOUR, PATIENCE, SEEDS = 15, {617: 5, 60: 25}, range(3)
 # name -> (where the weights come from, whether only the head learns, the highest learning rate)
 ARMS = {
     "from scratch": ("scratch", False, 2e-3),
+    "from scratch, a plain MLP": ("scratch, gelu", False, 2e-3),  # the checkpoint's network
     "our motion model, the head alone": ("motion", True, 5e-3),
     "our motion model, everything": ("motion", False, 1e-3),
     "the checkpoint, the head alone": ("published", True, 5e-3),
@@ -75,8 +76,9 @@ def learn_others():
 def start_from(where, seed):
     """A model for the colours: with random weights, ours of lesson 11, or the checkpoint."""
     torch.manual_seed(seed)
-    if where == "scratch":
-        return TimeSformer(num_classes=len(COLOURS), **SIZES, **SMALL)
+    if where.startswith("scratch"):
+        activation = "gelu" if "gelu" in where else "geglu"
+        return TimeSformer(num_classes=len(COLOURS), **SIZES, **SMALL, activation=activation)
     if where == "motion":
         model = resize_model(load_model(DATA / "motion_divided.safetensors")[0], **SIZES)
     else:
