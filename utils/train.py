@@ -7,7 +7,8 @@ FOLDER holds a folder per class (see utils/dataset.py), or train/ and validation
 in each. The loop is `fit` of lesson 11; Accelerate (extra "train") starts the processes and adds up their
 gradients. Each process takes its part of every batch, so that the result depends on --batch-size and not
 on how many there are. RUN gets run.safetensors (to go on from, with --resume), model.safetensors (for
-`load_model`), history.json, options.toml (for --config) and TensorBoard's logs. Lesson 16 explains it all.
+`load_model`), history.json, options.toml (for --config) and TensorBoard's logs; with --patience also
+best.safetensors, and model.safetensors is the same then. Lesson 16 explains it all.
 """
 
 import argparse
@@ -245,6 +246,7 @@ def options():
     add("--dropout", type=float, default=0.0, help="of a new model (%(default)s)")
     add("--freeze", action="store_true", help="train the head alone")
     add("--epochs", type=int, default=20, help="(%(default)s)")
+    add("--patience", type=int, metavar="EPOCHS", help="stop when so many epochs were not better in validation, and keep the best epoch's model instead of the last one's")  # fmt: skip
     add("--batch-size", type=int, default=32, help="of all processes together (%(default)s)")
     add("--accumulate", type=int, default=1, help="take each process's part of a batch in so many pieces, for less memory (%(default)s)")  # fmt: skip
     add("--learning-rate", type=float, default=1e-3, help="the highest (%(default)s)")
@@ -319,6 +321,8 @@ def train(given):
         f"{len(source)} videos for training, {len(held)} for validation; {len(classes)} classes; "
         f"{count_parameters(model):,} parameters to train; {accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
+    best = out / "best.safetensors"
+    highest = [load_model(best)[1]["validation"] if given.resume and best.exists() else -1.0]
     board = []  # TensorBoard's writer, once there is something to write
 
     def log(step, values):
@@ -328,21 +332,28 @@ def train(given):
             board.append(SummaryWriter(out / "tensorboard", purge_step=step))
         for name, value in values.items():
             board[0].add_scalar(name, value, step)
+        if given.patience and values.get("epoch test_accuracy", -1.0) > highest[0]:
+            highest[0] = values["epoch test_accuracy"]
+            save_model(model, best, classes=classes, validation=highest[0], epoch=values["epoch epoch"])  # fmt: skip
 
     started = time.perf_counter()
     history = fit(
         model, source, held, epochs=given.epochs, batch_size=given.batch_size, peak_lr=given.learning_rate,
         weight_decay=given.weight_decay, warm_up=given.warm_up, clip_norm=given.clip_norm, seed=given.seed,
         checkpoint=run, every=given.every, keep_last=True, accumulate=given.accumulate,
-        workers=given.workers, accelerator=accelerator, log=log,
+        workers=given.workers, accelerator=accelerator, log=log, patience=given.patience,
     )  # fmt: skip
     if accelerator.is_main_process:
         for one in board:
             one.close()
         write_text(out / "history.json", json.dumps(history, indent=1))
+        if given.patience:
+            model.load_state_dict(load_model(best)[0].state_dict())
         save_model(model, result, classes=classes, history=history)
-    last = history[-1]
-    accelerator.print(f"{time.perf_counter() - started:.0f} s; loss {last['loss']:.3f}, right in training {last['accuracy']:.1%}, "
+    rows = [row["test_accuracy"] for row in history]
+    last = history[rows.index(max(rows)) if given.patience else -1]
+    of = f"the best epoch, {last['epoch']} of {len(rows)}: " if given.patience else ""
+    accelerator.print(f"{time.perf_counter() - started:.0f} s; {of}loss {last['loss']:.3f}, right in training {last['accuracy']:.1%}, "
                       f"in validation {last['test_accuracy']:.1%}; {result}")  # fmt: skip
     accelerator.end_training()
     return history

@@ -140,7 +140,7 @@ class Alone:
 
 def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_decay=0.05,
         warm_up=0.1, clip_norm=1.0, augment=None, seed=0, checkpoint=None, every=100, progress=True,
-        keep_last=False, accumulate=1, workers=0, accelerator=None, log=None):  # fmt: skip
+        keep_last=False, accumulate=1, workers=0, accelerator=None, log=None, patience=None):  # fmt: skip
     """Train `model` on `train` = (clips, labels) with AdamW; returns one dict per epoch.
 
     Each dict holds epoch, loss and accuracy over the epoch's batches, and test_accuracy if `test`
@@ -154,15 +154,19 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     needed (see `InMemory`), and then `workers` processes read ahead; `keep_last` trains on the smaller
     batch at an epoch's end, too; `accumulate` takes each batch in that many parts, one after the other,
     for less memory; an `accelerate.Accelerator` trains in many processes, each on its part of the
-    batch, or in mixed precision; `log(step, values)` is told of each step and epoch.
+    batch, or in mixed precision; `log(step, values)` is told of each step and epoch; the run ends
+    early when the accuracy on `test` was not better in the last `patience` epochs than before.
 
-    ValueError when the clips do not fill one batch, or the checkpoint belongs to another run;
+    ValueError when the clips do not fill one batch, patience has no `test`, or the checkpoint belongs to
+    another run;
     FloatingPointError when the loss is no longer a number.
     """
     source, accelerator = as_source(train, augment, seed), accelerator or Alone()
     per_epoch = math.ceil(len(source) / batch_size) if keep_last else len(source) // batch_size
     if not per_epoch:
         raise ValueError(f"{len(source)} clips do not fill one batch of {batch_size}")
+    if patience is not None and (test is None or patience < 1):
+        raise ValueError(f"patience is 1 or more epochs, and needs a test; got {patience}, {'a' if test else 'no'} test")  # fmt: skip
     steps = epochs * per_epoch
     run = dict(network=_network(model), epochs=epochs, batch_size=batch_size,
                peak_lr=peak_lr, weight_decay=weight_decay, warm_up=warm_up, clip_norm=clip_norm,
@@ -177,8 +181,17 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
         if Path(checkpoint).exists():
             first, history, sums = load_run(checkpoint, model, optimizer, run, accelerator.scaler)
 
+    enough = _enough(history, patience)
     rank, processes = accelerator.process_index, accelerator.num_processes
-    plan = _plan(range(first, steps), per_epoch, batch_size, len(source), seed, rank, processes)
+    plan = _plan(
+        range(steps if enough else first, steps),
+        per_epoch,
+        batch_size,
+        len(source),
+        seed,
+        rank,
+        processes,
+    )
     model.train()
     how = dict(desc="training", unit="step", leave=False, disable=not (progress and accelerator.is_main_process))  # fmt: skip
     with tqdm(total=steps, initial=first, **how) as bar:
@@ -233,11 +246,22 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
                 bar.set_postfix({name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})  # fmt: skip
                 if log is not None and accelerator.is_main_process:
                     log(step + 1, {f"epoch {name}": value for name, value in row.items()})
+                enough = _enough(history, patience)
             bar.update()
             saves = checkpoint is not None and accelerator.is_main_process
-            if saves and ((step + 1) % every == 0 or step + 1 == steps):
+            if saves and ((step + 1) % every == 0 or step + 1 == steps or enough):
                 save_run(checkpoint, model, optimizer, run, step + 1, history, sums, accelerator.scaler)  # fmt: skip
+            if enough:
+                break
     return history
+
+
+def _enough(history, patience):
+    """Whether the best accuracy on `test` is `patience` epochs old, the first of several that are best."""
+    if patience is None or not history:
+        return False
+    shares = [row["test_accuracy"] for row in history]
+    return len(shares) - 1 - shares.index(max(shares)) >= patience
 
 
 class Enough(Exception):

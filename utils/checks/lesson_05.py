@@ -1,5 +1,7 @@
 """Checks of the exercises of lesson 05: gates."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -30,6 +32,29 @@ def check_geglu_shape(geglu_shape, seed=0):
         )
 
 
+@contextmanager
+def _written_out(*names):
+    """Torch's functions of these names say, while they are away, that they are to be written out."""
+
+    def refuse(name):
+        def call(*args, **kwargs):
+            raise AssertionError(
+                f"the sigmoid is to be written out, with torch.exp: without {name}"
+            )
+
+        return call
+
+    places = (torch, torch.Tensor, torch.special, F)
+    kept = [(place, name, getattr(place, name)) for place in places for name in names if hasattr(place, name)]  # fmt: skip
+    try:
+        for place, name, _ in kept:
+            setattr(place, name, refuse(name))
+        yield
+    finally:
+        for place, name, function in kept:
+            setattr(place, name, function)
+
+
 def check_swiglu(swiglu, where_they_differ_most, seed=0):
     """`swiglu(x)` is value * silu(gate); the other function says where gelu and silu differ most."""
     b, n, half = sizes(3, seed)
@@ -41,7 +66,10 @@ def check_swiglu(swiglu, where_they_differ_most, seed=0):
         "the sigmoid is 1 / (1 + exp(-g)): mind the sign": value * gate / (1 + torch.exp(gate)),
         "that is GEGLU": value * F.gelu(gate),
     }  # fmt: skip
-    diagnose(swiglu(x), value * F.silu(gate), wrong, "SwiGLU's output")
+    right = value * F.silu(gate)
+    with _written_out("sigmoid", "silu", "logsigmoid", "expit"):
+        found = swiglu(x)
+    diagnose(found, right, wrong, "SwiGLU's output")
     grid = torch.linspace(0, 6, 6001, dtype=torch.float64)
     right = grid[(F.gelu(grid) - F.silu(grid)).abs().argmax()].item()
     found = number(where_they_differ_most(), "where they differ most")
@@ -52,7 +80,7 @@ def check_swiglu(swiglu, where_they_differ_most, seed=0):
 
 def check_gated_width(weights, gated_width, seed=0):
     """`weights(dim, wide, gated)` counts an MLP's weights; `gated_width(dim, wide)` makes them equal."""
-    dim, wide = 4 * (seed + 2), 16 + 7 * seed
+    dim, wide = 4 * (seed % 5 + 2), 16 + 7 * (seed % 5)
     diagnose(
         weights(dim, wide, gated=False), 2 * dim * wide, {}, f"weights({dim}, {wide}, gated=False)"
     )
@@ -70,9 +98,8 @@ def check_gated_width(weights, gated_width, seed=0):
         "round down: it may not have more weights than the plain one": -(-2 * wide // 3),
     }
     diagnose(found, 2 * wide // 3, wrong, f"gated_width({dim}, {wide})")
-    diagnose(
-        gated_width(8, 3000 + seed), 2 * (3000 + seed) // 3, {}, f"gated_width(8, {3000 + seed})"
-    )
+    large = 3000 + seed % 5
+    diagnose(gated_width(8, large), 2 * large // 3, {}, f"gated_width(8, {large})")
 
 
 def check_turn(gelu_derivative, lowest_point, seed=0):

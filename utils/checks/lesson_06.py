@@ -20,7 +20,7 @@ from utils.model import FeedForward
 
 def check_count(count, seed=0):
     """`count(dim, mult)` is the number of parameters of FeedForward."""
-    dim, mult = 6 + seed, 3 + seed % 2
+    dim, mult = 6 + seed % 5, 3 + seed % 2
     wide = dim * mult
     right = dim * 2 * wide + 2 * wide + wide * dim + dim
     wrong = {
@@ -130,11 +130,12 @@ def check_unit(favourites, names, seed=0):
     rows, units, count = sizes(3, seed, of=(11, 5, 3, 7))
     rows, count = max(rows, count), min(rows, count)
     says = noise(rows, units, seed=seed)
-    says[4] = says[0] - 0.001  # of the same word: it comes twice where it comes high
+    says[0] += 3
+    says[4] = says[0] - 0.001  # of the same word, which comes twice, at the top
     words = [f"word {number % 4}" for number in range(rows)]  # some come more than once
     unit = units - 1
 
-    def by(column, order=True):
+    def by(column, order=True, count=count):
         return [words[row] for row in column.argsort(descending=order)[:count].tolist()]
 
     right = by(says[:, unit])
@@ -143,7 +144,9 @@ def check_unit(favourites, names, seed=0):
         f"return a list of words, not {found!r}"
     )
     found = list(found)
-    assert len(found) == count, f"{count} words were asked for, you return {len(found)}"
+    assert len(found) == count, (
+        f"{count} words were asked for, you return {len(found)}; a word may come more than once"
+    )
     wrong = {
         "those are the words in which it stays lowest": by(says[:, unit], order=False),
         "the highest comes first": right[::-1],
@@ -152,6 +155,9 @@ def check_unit(favourites, names, seed=0):
         ),
         "those are the first words of the list": words[:count],
         "that is the unit before it": by(says[:, unit - 1]),
+        "a word comes as often as windows of it are among the highest": list(
+            dict.fromkeys(by(says[:, unit], count=rows))
+        )[:count],
     }
     seen = [message for message, value in wrong.items() if found == value and value != right]
     assert found == right, seen[0] if seen else f"the words should be {right}, they are {found}"

@@ -1,6 +1,7 @@
 """Checks of the exercises of lesson 09: the whole model."""
 
 import re
+from itertools import permutations
 
 import torch
 from einops import rearrange
@@ -23,7 +24,7 @@ from utils.model import TimeSformer, count_parameters
 
 def check_parameters(parameters, seed=0):
     """`parameters(…)` counts a divided TimeSformer with the plain MLP, part by part."""
-    classes, frames, side, d = sizes(4, seed, of=(11, 5, 3, 7))
+    classes, frames, side, d = sizes(4, seed, of=(11, 5, 3, 6))
     depth, patch = 3 + seed % 2, 4  # with two blocks, two d of this would look like two d of that
     with torch.device("meta"):
         model = TimeSformer(
@@ -34,9 +35,11 @@ def check_parameters(parameters, seed=0):
         "the extra (d, d) layer of the time step is missing": right - depth * (d * d + d),
         "a divided block has two attentions": right - depth * 4 * (d * d + d),
         "the three norms of a block are missing": right - depth * 6 * d,
+        "a block has three norms, one in front of each attention and one in front of the MLP": right - depth * 2 * d,
         "the last norm is missing": right - 2 * d,
         "the head has biases too": right - classes,
         "a vector of d numbers is missing: the class token, or the bias of the patch map": right - d,
+        "a pixel has three colours": right - 2 * patch**2 * d,
         "a time embedding is shared by all places of a frame": right + frames * (side**2 - 1) * d,
         "the extra layer's bias is missing": right - depth * d,
         "the attentions' biases are missing": right - depth * 8 * d,
@@ -68,6 +71,10 @@ def check_forward(forward, seed=0):
         for block in model.blocks:
             stuck, _ = block(stuck, cls)
             early = block(*early)
+        often, patches_often = cls, patches
+        for block in model.blocks:
+            patches_often, often = block(patches_often, often)
+            often = model.norm(often)
         last = (patches, cls)
         for block in model.blocks:
             last = block(*last)
@@ -79,6 +86,8 @@ def check_forward(forward, seed=0):
             "only the first block was used: is the return inside the loop?": head(norm(first[1])),
             "the class token is not carried from block to block": head(norm(cls)),
             "normalise the class token after the last block, not before the first": head(early[1]),
+            "normalise the class token once, after the last block: is the norm inside the loop?": head(often),
+            "normalise once: the norm stands inside the loop, too": head(norm(often)),
             "the norm comes before the head, not after it": F.layer_norm(head(last[1]), (5,)),
         }  # fmt: skip
         found = forward(video, model.embedding, model.blocks, norm, head)
@@ -231,9 +240,12 @@ def check_fuse(fuse, seed=0):
         if "qkv" in name and last == "weight":
             parts = {p: given[f"{start}{p}.{last}"] for p in ("query", "key", "value")}
             wrong = {
-                "queries on top, then keys, then values": torch.cat(
-                    [parts["query"], parts["value"], parts["key"]]
-                ),
+                f"queries on top, then keys, then values; yours has {', '.join(order)}": torch.cat(
+                    [parts[part] for part in order]
+                )
+                for order in permutations(parts)
+                if order != tuple(parts)
+            } | {
                 "put them below each other, along axis 0": torch.cat(list(parts.values()), -1),
             }
         diagnose(found[name], tensor, wrong, name)

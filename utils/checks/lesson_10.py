@@ -26,7 +26,8 @@ def _indices(found, n, total, name):
 
 def check_uniform(uniform, seed=0):
     """`uniform(total, n)` is the middle of each of n equal segments; ValueError for impossible ones."""
-    for total, n in [(75 + 3 * seed, 8), (9 + seed, 8), (8, 8), (31, 4 + seed), (50, 1)]:
+    more = seed % 5
+    for total, n in [(75 + 3 * more, 8), (9 + more, 8), (8, 8), (31, 4 + more), (50, 1)]:
         found = _indices(uniform(total, n), n, total, f"uniform({total}, {n})")
         i = np.arange(n)
         wrong = {
@@ -35,6 +36,8 @@ def check_uniform(uniform, seed=0):
             "from the first to the last frame: the ends get too much weight; take the middle of each segment":
                 np.linspace(0, total - 1, n).astype(int),
             "every k-th frame never reaches the end of the clip": i * (total // n),
+            "all segments are equally long; `total // n` before multiplying throws the rest away":
+                i * (total // n) + total // n // 2,
             "one frame too late": (2 * i + 1) * total // (2 * n) + 1,
             "round down, not to the nearest": np.round((2 * i + 1) * total / (2 * n)).astype(int),
             "the middle of the segments themselves, before they are rounded to whole frames":
@@ -49,7 +52,7 @@ def check_uniform(uniform, seed=0):
 
 def check_one_of_each(one_of_each, seed=0):
     """`one_of_each(total, n, seed)` takes a random frame of each segment, reproducibly."""
-    total, n = 19 + 5 * seed, 5  # segments of different lengths
+    total, n = 19 + 5 * (seed % 5), 5  # segments of different lengths
     i = np.arange(n)
     low, high = i * total // n, (i + 1) * total // n
     name = f"one_of_each({total}, {n}, seed)"
@@ -74,6 +77,11 @@ def check_one_of_each(one_of_each, seed=0):
     assert min(shares) > 0.5, (
         "some frames of a segment are taken much less often than others: all should be equally likely"
     )
+    long = [place for place in i if high[place] - low[place] > 2]
+    ends = sum(np.isin(draws[:, place], (low[place], high[place] - 1)).sum() for place in long)
+    assert ends > 0.8 * sum(2 * 300 / (high - low)[place] for place in long), (
+        "the first and last frame of a segment are taken less often than the others: all should be equally likely"
+    )
     offsets = (draws - low) / (high - low)
     assert np.abs(np.corrcoef(offsets.T)[0, 1:]).max() < 0.5, (
         "all segments take the frame at the same place: draw anew for each segment"
@@ -84,7 +92,7 @@ def check_read_rgb(read_rgb, seed=0):
     """`read_rgb(path, indices)` gives those frames, RGB uint8; VideoError naming the file otherwise."""
     rng = np.random.default_rng(seed)
     frames = np.zeros((9, 24, 32, 3), np.uint8)
-    frames[..., 0] = 200 - 20 * seed  # red everywhere: blue here means BGR
+    frames[..., 0] = 200 - 20 * (seed % 5)  # red everywhere: blue here means BGR
     frames[:, :12, :, 1] = (np.arange(9) * 25)[:, None, None]  # the upper half tells the frame
     frames[:, :, :16, 0] -= 80  # and the left half is darker
     indices = sorted(rng.choice(8, 3, replace=False).tolist()) if seed else [1, 4, 7]
@@ -123,7 +131,7 @@ def check_read_rgb(read_rgb, seed=0):
                 raise
             except Exception as error:
                 raise AssertionError(
-                    f"{bad.name} {why}: raise a VideoError, not a {type(error).__name__}"
+                    f"{bad.name} {why}: raise a VideoError; yours raises {type(error).__name__}"
                 ) from error
             else:
                 raise AssertionError(
@@ -132,12 +140,10 @@ def check_read_rgb(read_rgb, seed=0):
                 )
 
 
-def check_fit(fit, seed=0):
-    """`fit(frame, height, width)` scales until the frame is covered, and crops the centre."""
-    rows, columns = ((60, 90), (90, 50), (40, 120), (64, 80), (30, 50))[seed % 5]
+def _check_fit(fit, rows, columns):
     y, x = np.mgrid[0:rows, 0:columns]
     frame = np.stack([255 * y / rows, 255 * x / columns, 90 + 0 * x], -1).round().astype(np.uint8)
-    for height, width in [(30, 30), (24, 36), (36, 20), (100, 110)]:
+    for height, width in [(24, 36), (30, 30), (36, 20), (100, 110)]:
         told = f"a frame of {rows} x {columns} fitted into {height} x {width}"
         found = fit(frame.copy(), height, width)
         assert isinstance(found, np.ndarray), f"{told}: return an array, not {type(found).__name__}"
@@ -147,7 +153,7 @@ def check_fit(fit, seed=0):
         assert found.shape == (height, width, 3), f"{told} comes out as {found.shape[:2]}"
         assert found.dtype == np.uint8, f"{told} is {found.dtype}, not uint8"
         assert found[..., 2].min() > 60, (
-            f"{told}: there are borders; scale until the frame covers all of it"
+            f"{told}: there are borders; scale until the frame covers all of it, by the larger of the two factors"
         )
         right = fit_frame(frame, (height, width)).astype(float)
 
@@ -173,6 +179,16 @@ def check_fit(fit, seed=0):
         assert np.abs(off).max() < max(6, pixel), (
             f"{told}: it should show the centre; cut equally on both ends"
         )
+
+
+def check_fit(fit, seed=0):
+    """`fit(frame, height, width)` scales until the frame is covered, and crops the centre."""
+    for shape in [
+        (60, 90),
+        (90, 50),
+        *([((40, 120), (64, 80), (30, 50))[seed % 3]] if seed else []),
+    ]:
+        _check_fit(fit, *shape)
     noise = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     assert fit(noise, 16, 16).std() < 28, (
         "fine patterns survive when the frame becomes smaller, and will flicker: use cv2.INTER_AREA there"
@@ -224,6 +240,20 @@ def check_at_rate(at_rate, seed=0):
 
 def check_split(split_by_person, seed=0):
     """`split_by_person(names, share, seed)` puts all clips of a person on one side."""
+    team = [f"team_{'1' * person}_{k}.mp4" for person in range(1, 11) for k in range(2)]
+    told = "of ten persons (team_1, team_11, team_111, …) with two files each, share 0.3,"
+    for s in range(4):
+        sides = unpack(split_by_person(list(team), 0.3, s), "training names", "test names")
+        train, test = map(len, sides)
+        assert 20 not in (train, test), (
+            f"{told} one side gets everything: the person is all that stands before the *last* underscore"
+        )
+        assert (train, test) != (6, 14), (
+            f"{told} 14 files go to the test side: are the two sides swapped?"
+        )
+        assert test == 6 or train + test != 20, (
+            f"{told} three persons, 6 of the 20 files, are exactly enough; your test side holds {test}"
+        )
     rng = np.random.default_rng(seed)
     persons = ["anna", "amir", "ann", "bo_li", "bo", "bo_ann", "emil", "fay", "gus", "hana"]
     counts = rng.permutation([1, 1, 2, 2, 3, 3, 4, 6, 8, 10])
@@ -242,8 +272,8 @@ def check_split(split_by_person, seed=0):
             f"the test side holds {len(test)} of {len(names)} files, less than 0.3 of them: count files, not persons"
         )
         assert len(test) - largest < 0.3 * len(names), (
-            f"the test side holds {len(test)} of {len(names)} files, more persons than needed; "
-            "are training and test side swapped?"
+            f"the test side holds {len(test)} of {len(names)} files: without one of its persons it "
+            "would still have 0.3 of them; stop as soon as there are enough"
         )
         for turn in range(4):
             again = split_by_person(list(np.random.default_rng(turn).permutation(names)), 0.3, s)
@@ -251,8 +281,4 @@ def check_split(split_by_person, seed=0):
                 "the split depends on the order of the names: sort the persons before you shuffle"
             )
         splits.add(tuple(sorted(test)))
-    even = [f"p{person}_{k}.mp4" for person in range(10) for k in range(2)]
-    assert len(split_by_person(even, 0.3, seed)[1]) == 6, (
-        "ten persons with two files each, share 0.3: three persons, 6 of 20 files, are exactly enough"
-    )
     assert len(splits) > 1, "every seed gives the same split: use the seed"

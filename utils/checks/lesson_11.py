@@ -21,7 +21,7 @@ from utils.training import to_video
 
 def check_losses(losses, seed=0):
     """`losses(num_classes, p)`: the cross-entropy of knowing nothing, and of probability p."""
-    classes, p = (400, 6, 10, 1000)[seed % 4], (0.99, 0.5, 0.9, 0.25)[seed % 4]
+    classes, p = (400, 6, 10, 1000)[seed % 4], (0.25, 0.99, 0.9, 0.1)[seed % 4]
     alike, sure = unpack(losses(classes, p), "the loss of equal classes", "the loss at p")
     wrong = {
         "a loss is not negative: -ln of a probability": -math.log(classes),
@@ -35,6 +35,7 @@ def check_losses(losses, seed=0):
     wrong = {
         "a loss is not negative: -ln of a probability": math.log(p),
         "that is the missing probability; the loss is -ln of p": 1 - p,
+        "p is the right class's probability: -ln of p, not of what is missing": -math.log(1 - p),
         "take the natural logarithm, not that of base 2": -math.log2(p),
         "take the natural logarithm, not that of base 10": -math.log10(p),
     }
@@ -43,7 +44,8 @@ def check_losses(losses, seed=0):
 
 def check_learning_rate(learning_rate, seed=0):
     """`learning_rate(step, steps, peak, warm_up)` rises linearly, then falls along half a cosine."""
-    steps, warm_up, peak = 50 + 30 * seed, 10 - seed, 0.004 * (seed + 1)
+    more = seed % 5
+    steps, warm_up, peak = 50 + 30 * more, 10 - more, 0.004 * (more + 1)
     found = [
         number(learning_rate(k, steps, peak, warm_up), f"the rate of step {k}")
         for k in range(steps)
@@ -67,6 +69,10 @@ def check_learning_rate(learning_rate, seed=0):
         "after the warm-up the rate stays where it is": schedule(1.0),
         "after the warm-up the rate starts at half the peak": schedule(cosine / 2),
     }  # fmt: skip
+    for share in (peak * (step + 1) / (warm_up * steps), peak * step / (warm_up * steps)):
+        wrong.setdefault("warm_up is a number of steps, not a share of all", share)
+        if np.allclose(found, share):
+            wrong["warm_up is a number of steps, not a share of all"] = share
     wrong["step warm_up is the first of the fall, not the last of the rise"] = np.where(
         step <= warm_up, rise, peak * cosine
     )
@@ -127,8 +133,15 @@ class _Small(nn.Module):
 
 def check_train_step(train_step, seed=0):
     """`train_step(model, optimizer, inputs, targets, clip_norm)` is one step of training."""
+    for clip in (
+        0.1,
+        100.0,
+    ):  # 100 is never reached: the first hides the gradients' size, the second the clipping
+        _check_train_step(train_step, clip, seed)
+
+
+def _check_train_step(train_step, clip, seed):
     inputs, targets = noise(6, 4, seed=seed) * 5, torch.arange(6) % 3
-    clip = 0.1 if seed % 2 == 0 else 100.0  # 100 is never reached
 
     def prepared():
         model = _Small(seed)
@@ -138,14 +151,16 @@ def check_train_step(train_step, seed=0):
         torch.manual_seed(seed)
         return model, optimizer
 
-    def variant(forget=True, clip_it=True, values=False, double=False, training=True):
+    def variant(forget=True, clip_it=True, values=False, double=False, twice=False):
         model, optimizer = prepared()
-        model.train(training)
+        model.train()
         logits = model(inputs)
         loss = F.cross_entropy(logits.softmax(-1) if double else logits, targets)
         if forget:
             optimizer.zero_grad()
-        loss.backward()
+        loss.backward(retain_graph=twice)
+        if twice:
+            loss.backward()
         if clip_it and values:
             nn.utils.clip_grad_value_(model.parameters(), clip)
         elif clip_it:
@@ -169,6 +184,7 @@ def check_train_step(train_step, seed=0):
         "the gradients are not limited when they are used: clip after backward, before the step": variant(clip_it=False)[0],
         "old gradients are added in, and nothing is clipped": variant(forget=False, clip_it=False)[0],
         "limit the norm of all gradients together, not each number": variant(values=True)[0],
+        "the gradients are there twice: call backward once": variant(twice=True)[0],
     }  # fmt: skip
     diagnose(model.linear.weight, after, wrong, "the weights after the step")
 
@@ -186,6 +202,9 @@ def check_accuracy(accuracy, seed=0):
             self.tracked = []
 
         def forward(self, video):
+            assert isinstance(video, torch.Tensor) and video.is_floating_point(), (
+                "the model takes what `to_video(clips)` gives, not raw frames"
+            )
             self.tracked.append(torch.is_grad_enabled())
             return self.head(self.dropout(video.flatten(1)))
 
@@ -193,8 +212,9 @@ def check_accuracy(accuracy, seed=0):
     with torch.no_grad():
         logits = model(to_video(clips))
     labels = logits.argmax(-1).numpy()
-    labels[: 10 + seed] = (labels[: 10 + seed] + 1) % 4
-    right = 1 - (10 + seed) / 40
+    off = 10 + seed % 5
+    labels[:off] = (labels[:off] + 1) % 4
+    right = 1 - off / 40
     model.tracked.clear()
     for mode in (True, False):
         model.train(mode)
@@ -235,45 +255,60 @@ def check_training_curves(read_curves):
 
 def check_train_step_in_parts(step, seed=0):
     """`step(model, optimizer, parts, clip_norm)` moves the weights as one step on the whole batch."""
-    parts = [(noise(n, 4, seed=seed + n) * 3, torch.arange(n) % 3) for n in (2, 5, 3 + seed)]
-    clip = 0.1 if seed % 2 else 100.0
+    for clip in (100.0, 0.1):
+        _check_train_step_in_parts(step, clip, seed)
 
-    class Model(nn.Module):  # without dropout: parts and whole must agree
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(seed)
-            self.linear, self.seen = nn.Linear(4, 3), []
 
-        def forward(self, x):
-            self.seen.append((len(x), self.training))
-            return self.linear(x)
+class _Watched(nn.Module):
+    """A model without dropout (parts and whole must agree) that notes what happens to it."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear, self.seen, self.events = nn.Linear(4, 3), [], []
+
+    def forward(self, x):
+        self.seen.append((len(x), self.training))
+        self.events.append("forward")
+        out = self.linear(x)
+        if out.requires_grad:
+            out.register_hook(lambda _: self.events.append("backward"))
+        return out
+
+
+def _check_train_step_in_parts(step, clip, seed):
+    parts = [(noise(n, 4, seed=seed + n) * 3, torch.arange(n) % 3) for n in (2, 5, 3 + seed % 5)]
+    clips = sum(len(targets) for _, targets in parts)
 
     def run(take):
-        model = Model()
+        model = _Watched(seed)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, 0.7)  # left over from another step
         model.eval()
         return model, take(model, optimizer)
 
-    def variant(weight, forget=True, clip_it=True, each=False):
-        def take(model, optimizer):
-            if forget:
-                optimizer.zero_grad()
-            for inputs, targets in parts:
-                (F.cross_entropy(model(inputs), targets) * weight(len(targets))).backward()
-                if each:
-                    optimizer.step()
-            if clip_it:
-                nn.utils.clip_grad_norm_(model.parameters(), clip)
-            optimizer.step()
-
-        return run(take)[0].linear.weight.detach()
-
-    clips = sum(len(targets) for _, targets in parts)
-
     def share(n):
         return n / clips
+
+    def variant(weight=share, forget="once", clipping="once", stepping="once"):
+        def take(model, optimizer):
+            if forget == "once":
+                optimizer.zero_grad()
+            for inputs, targets in parts:
+                if forget == "each":
+                    optimizer.zero_grad()
+                (F.cross_entropy(model(inputs), targets) * weight(len(targets))).backward()
+                if clipping == "each":
+                    nn.utils.clip_grad_norm_(model.parameters(), clip)
+                if stepping != "once":
+                    optimizer.step()
+            if clipping == "once":
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            if stepping != "each":
+                optimizer.step()
+
+        return run(take)[0].linear.weight.detach()
 
     model, loss = run(lambda model, optimizer: step(model, optimizer, list(parts), clip))
     assert all(mode for _, mode in model.seen), "put the model into training mode first"
@@ -283,25 +318,33 @@ def check_train_step_in_parts(step, seed=0):
         f"{clips} clips are in the parts, {sum(counts)} went through the model"
     )
     wrong = {
-        "the weights did not move: does the optimiser step, with gradients that are there?": Model().linear.weight,
-        "a part with more clips weighs more: average over all clips, not over parts": variant(
-            lambda n: 1 / len(parts)
-        ),
+        "the weights did not move: does the optimiser step, with gradients that are there?": _Watched(seed).linear.weight,
+        "a part with more clips weighs more: average over all clips, not over parts": variant(lambda n: 1 / len(parts)),
         "the parts' means are added up: average over all clips": variant(lambda n: 1.0),
-        "gradients of an earlier step are added in: forget them first": variant(
-            share, forget=False
-        ),
-        "the gradients are not limited before they are used": variant(share, clip_it=False),
-        "one step at the end, not one for each part": variant(share, each=True),
-    }
-    diagnose(model.linear.weight, variant(share), wrong, "the weights after the step",
+        "the sum over all clips was used: divide it by their number": variant(lambda n: n),
+        "gradients of an earlier step are added in: forget them first": variant(forget="never"),
+        "only the last part's gradients are left: forget once, before the parts, not for each": variant(forget="each"),
+        "the gradients are not limited before they are used": variant(clipping="never"),
+        "clip once, when all parts' gradients are added up, not for each part": variant(clipping="each"),
+        "one step at the end, not one for each part": variant(stepping="each"),
+        "one step at the end, none for each part": variant(stepping="each and at the end"),
+        "each part is clipped and makes a step of its own: both once, at the end": variant(clipping="each", stepping="each"),
+        "each part forgets, clips and steps: all of it once for the whole batch":
+            variant(forget="each", clipping="each", stepping="each"),
+    }  # fmt: skip
+    diagnose(model.linear.weight, variant(), wrong, f"the weights after the step, with clip_norm = {clip}",
              "forget once before the parts, then let the gradients add up")  # fmt: skip
-    start = Model()
+    start = _Watched(seed)
     means = [F.cross_entropy(start(x), y).item() for x, y in parts]
     right = sum(mean * len(y) for mean, (_, y) in zip(means, parts)) / clips
     wrong = {
         "that is the last part's share": means[-1] * len(parts[-1][1]) / clips,
         "a part with more clips weighs more": sum(means) / len(means),
         "average over all clips": sum(means),
+        "the sum over all clips: divide it by their number": right * clips,
     }
     diagnose(loss, right, wrong, "the loss")
+    assert model.events[:2] != ["forward", "forward"], (
+        "`backward` came only when all parts had been through the model, so all their graphs were held "
+        "at once, and nothing was saved: call it for each part, at once"
+    )

@@ -130,10 +130,16 @@ def check_temperature(with_temperature_two, best_temperature, seed=0):
         "confidence": "do the differences between the logits grow or shrink?",
     }
     check_answers(with_temperature_two(), {"accuracy": "same", "confidence": "down"}, hints)
+    stretches = (3.0, 0.4, 2.0, 5.0, 0.3)
+    for one in (seed, seed + 1):  # logits too far apart, and too near
+        _check_best_temperature(best_temperature, stretches[one % 5], one)
+
+
+def _check_best_temperature(best_temperature, stretch, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = noise(300, 4, seed=seed) * 2
     labels = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
-    stretched = logits * (3.0, 0.4, 2.0, 5.0, 0.3)[seed % 5]
+    stretched = logits * stretch
     candidates = [0.25, 0.3, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0]
 
     def loss(temperature):
@@ -196,7 +202,7 @@ def check_calibration(calibration_error, seed=0):
     sure = torch.tensor([1.0, 0.0, 0.0]).expand(80, 3)
     probabilities = torch.cat([probabilities, sure])
     labels = torch.cat([labels, torch.arange(80) % 2])  # sure, and wrong every other time
-    for bins in (10, 20 + seed):
+    for bins in (10, 20 + seed % 5):
         right = _calibration_error(probabilities, labels, bins)
         confidence, predicted = probabilities.max(-1)
         overall = abs(float(confidence.mean() - (predicted == labels).double().mean()))

@@ -46,6 +46,12 @@ def release(given):
         print(path.relative_to(ROOT))
 
 
+def seeds(given):
+    from utils.course.exercises import set_seeds
+
+    print(f"{set_seeds(given.first)} loops of hidden tests begin with seed {given.first} now")
+
+
 def student_copy(given):
     from utils.course.exercises import student_copy
 
@@ -55,7 +61,7 @@ def student_copy(given):
 def grade(given):
     from utils.grading import grade
 
-    grade(given.folder, given.out, given.seconds, given.minutes, given.memory)
+    grade(given.folder, given.out, given.seconds, given.minutes, given.memory, given.assigned)
 
 
 def slides(given):
@@ -114,6 +120,11 @@ def parser():
     one = command(release, "release", "let nbgrader make the student copies of the exercises (default: all)")  # fmt: skip
     one.add_argument("exercises", nargs="*", metavar="EXERCISE")
 
+    one = command(seeds, "seeds", "let the hidden tests of all exercises begin with another seed, one that your class does not know")  # fmt: skip
+    one.add_argument(
+        "first", type=int, metavar="SEED", help="any whole number from 1 on, such as 731"
+    )
+
     one = command(student_copy, "student-copy", "the course without solutions, hidden tests and model answers, to publish for a class")  # fmt: skip
     one.add_argument("folder", type=Path)
 
@@ -123,6 +134,7 @@ def parser():
     one.add_argument("--seconds", type=int, default=60, help="limit for one cell")
     one.add_argument("--minutes", type=float, default=10, help="limit for one notebook")
     one.add_argument("--memory", type=float, default=4, help="limit for one notebook, in GB")
+    one.add_argument("--assigned", nargs="+", metavar="EXERCISE", help="as 02: what counts in the overview (default: all that somebody has handed in)")  # fmt: skip
 
     one = command(slides, "slides", "lecture slides from the lessons' stored outputs")
     one.add_argument("lessons", nargs="*", metavar="LESSON")

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from utils.experiments.tables import machine
 from utils.model import TimeSformer, multiply_adds
@@ -100,6 +101,14 @@ def product_speed(device, dtype, size=1024):
     return a.shape[0] ** 3 / best
 
 
+def _training_products(train, module, run):
+    """Multiply-adds of a training step. Not three times the forward pass: what the last block makes of its
+    patches is read by nobody, so nothing goes back through it."""
+    with FlopCounterMode(display=False) as counter:
+        train(module, run)
+    return counter.get_total_flops() / 2
+
+
 def compare(case, peer, half, device, repeats):
     """Forward pass and training step of ours and a peer's, in turn: one row of numbers."""
     sizes, clips = CASES[case]
@@ -131,7 +140,8 @@ def compare(case, peer, half, device, repeats):
         else:
             with mixed():
                 row[f"{name} MB"] = Kept(module).of(lambda run=run: run(video))
-    speed, product = product_speed(device, torch.bfloat16 if half else torch.float32), multiply_adds(model, clips)  # fmt: skip
+    speed = product_speed(device, torch.bfloat16 if half else torch.float32)
+    products = dict(forward=multiply_adds(model, clips), training=_training_products(train, *pair["ours"]))  # fmt: skip
     for what, call in (("forward", forward), ("training", train)):
         times = {name: [] for name in pair}
         for _ in range(repeats + 2):
@@ -142,7 +152,7 @@ def compare(case, peer, half, device, repeats):
         medians = {name: statistics.median(values[2:]) for name, values in times.items()}
         row |= {f"{name} {what} ms": 1000 * value for name, value in medians.items()}
         row[f"{what} ratio"] = medians["theirs"] / medians["ours"]
-        row[f"{what} share"] = product * (1 if what == "forward" else 3) / medians["ours"] / speed
+        row[f"{what} share"] = products[what] / medians["ours"] / speed
     return {
         name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()
     }

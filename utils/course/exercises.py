@@ -43,6 +43,21 @@ def exercises():
     return sorted(path.parent.name for path in (EXERCISES / "release").glob("*/*_exercises.ipynb"))
 
 
+def named(given):
+    """The names of exercises that are given as "02", "02_attention" or "02_attention_exercises"; None stays.
+
+    SystemExit for one that there is not.
+    """
+    if given is None:
+        return None
+    found = {name[:2]: name for name in exercises()}
+    for one in given:
+        name = found.get(one[:2])
+        if name is None or one not in (name[:2], name, f"{name}_exercises"):
+            raise SystemExit(f"no exercise is called {one}; there are: {', '.join(exercises())}")
+    return [found[one[:2]] for one in given]
+
+
 def source(name):
     """The solved notebook of an exercise."""
     return EXERCISES / "source" / name / f"{name}_exercises.ipynb"
@@ -130,9 +145,40 @@ def make_release(names=(), into=None):
     return [into / name / f"{name}_exercises.ipynb" for name in names]
 
 
+SEEDS = re.compile(r"(?<=^for seed in range\()(\d+), (\d+)(?=\):$)", re.M)
+
+
+def set_seeds(first):
+    """Let the hidden tests of all exercises begin with the seed `first`; returns how many loops that are.
+
+    Seeds make random numbers, and choose among a few sizes, so any whole number from 1 on will do (0 is
+    the visible check's). SystemExit for another one; nothing is written then.
+    """
+    if first < 1:
+        raise SystemExit(
+            f"seeds: choose a whole number from 1 on, not {first} (0 is the visible check's)"
+        )
+
+    def moved(loop):
+        return f"{first}, {first + int(loop[2]) - int(loop[1])}"
+
+    loops = 0
+    for path in sorted((EXERCISES / "source").glob("*/*_exercises.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.source = HIDDEN.sub(lambda part: SEEDS.sub(moved, part[0]), cell.source)
+                loops += sum(len(SEEDS.findall(part[0])) for part in HIDDEN.finditer(cell.source))
+        write_text(path, nbformat.writes(notebook) + "\n")
+    if not loops:
+        raise SystemExit(f"{EXERCISES / 'source'}: no solutions here; is this the students' copy?")
+    return loops
+
+
 # What a students' copy of the course does not have: solutions, hidden tests, model answers.
 PRIVATE = ("notebooks/exercises/source/", "notebooks/exercises/README.md", "utils/tests/answers/")
 PAGE = "notebooks/exercises/README.md"
+MAINTAINERS = re.compile(r"^## For maintainers\n.*?(?=^## )", re.M | re.S)  # of README.md
 NOTE = ".students-copy"  # in a students' copy: the names of the course's own files, a line each
 FOR_STUDENTS = """\
 # Exercises
@@ -198,6 +244,8 @@ def _write_copy(folder, files, known=()):
     for name in files:
         with whole_file(folder / name, flush=False) as part:
             shutil.copy2(ROOT / name, part)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    write_text(folder / "README.md", MAINTAINERS.sub("", readme))
     write_text(folder / PAGE, FOR_STUDENTS)
 
 

@@ -33,10 +33,11 @@ from utils.grading.submissions import Refused, check_file, handed_in, read_exerc
 from utils.paths import ROOT, write_text
 
 
-def grade(folder, out=None, seconds=60, minutes=10, memory=4):
+def grade(folder, out=None, seconds=60, minutes=10, memory=4, assigned=None):
     """Grade every submission in `folder`; seconds a cell, minutes a notebook, memory in GB.
 
-    SystemExit where nothing can be done: no folder, no nbgrader, points filled in that make no sense.
+    `assigned`, such as ["02", "03"], are the exercises that count in the overview; None: all that
+    somebody has handed in. SystemExit where nothing can be done: no folder, no nbgrader, points filled in that make no sense.
     A file that cannot be graded is reported, and stops nobody.
     """
     if hasattr(sys.stdout, "reconfigure"):
@@ -50,6 +51,7 @@ def grade(folder, out=None, seconds=60, minutes=10, memory=4):
         )
     if importlib.util.find_spec("nbgrader") is None:
         raise SystemExit('nbgrader is missing: pip install -e ".[instructor]"')
+    assigned = exercises.named(assigned)
     limits = Limits(int(seconds), float(minutes), float(memory))
     entries, unknown = _sort(folder)
     filled = {
@@ -60,7 +62,7 @@ def grade(folder, out=None, seconds=60, minutes=10, memory=4):
         reports.write(
             out / name, [e for e in entries if e.exercise.name == name], tasks, rows, limits
         )
-    reports.report(entries, unknown, folder, out)
+    reports.report(entries, unknown, folder, out, assigned)
 
 
 def _places(folder, out):
@@ -109,6 +111,7 @@ def _one(entries):
         entry.refused = Refused(
             f"{len(entries)} different files for this exercise: {names}",
             "ask which one counts, and remove the others",
+            "Tell your instructor which of them counts.",
         )
     elif len(entries) > 1:
         entry.notes.append(f"the same answers were handed in {len(entries)} times")
@@ -154,7 +157,9 @@ def _run(entries, out, limits, folder, filled):
                     entry.run = _try(grader, entry, made[entry.exercise.name])
                     if entry.run.failure:
                         entry.refused = Refused(
-                            entry.run.failure, "look at it by hand, or raise the limits"
+                            entry.run.failure,
+                            "look at it by hand, or raise the limits",
+                            "Your instructor will look at it by hand.",
                         )
                     else:
                         _record(out, entry, limits)

@@ -112,7 +112,10 @@ def _error(cell, limits):
         return None
     if any(out.ename == "CellTimeoutError" for out in errors):
         return "limit", f"took longer than {limits.seconds} s"
-    return errors[-1].ename, re.sub(r"\x1b\[[0-9;]*m", "", errors[-1].evalue).strip()
+    said = re.sub(r"\x1b\[[0-9;]*m", "", errors[-1].evalue).strip()
+    return errors[-1].ename, re.sub(
+        r" \([^()]*, line (\d+)\)$", r" (line \1)", said
+    )  # no file's name
 
 
 def page(student, exercise, total, rows, notes, run):

@@ -3,13 +3,16 @@
 import hashlib
 import re
 import statistics
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.grading import feedback, handgrading
 from utils.grading.sandbox import Run
-from utils.grading.submissions import Exercise, Refused, marks
-from utils.paths import write_text
+from utils.grading.submissions import Exercise, Refused, marks, read_exercise
+from utils.paths import whole_file, write_text
+
+MOODLE = re.compile(r"_\d+_assignsubmission_file_?$")
 
 
 @dataclass
@@ -96,6 +99,21 @@ def write(place, entries, tasks, rows, limits):
             page.unlink()  # its submission is gone
     for entry in entries:
         write_text(pages / f"{file_name(entry.student)}.html", _page(entry, limits))
+    _for_moodle(place, entries)
+
+
+def _for_moodle(place, entries):
+    """The pages of those whose folders Moodle has named, in a zip that it takes back.
+
+    Moodle finds the person by the number in the name: NAME_NUMBER_assignsubmission_file_FILE.
+    """
+    theirs = [entry for entry in entries if MOODLE.search(entry.student)]
+    if not theirs:
+        return
+    with whole_file(place / "feedback-for-moodle.zip") as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as pages:  # fmt: skip
+        for entry in theirs:
+            name = f"{entry.student.rstrip('_')}_{entry.exercise.name}.html"
+            pages.write(place / "feedback" / f"{file_name(entry.student)}.html", name)
 
 
 def _answers(entries):
@@ -136,8 +154,10 @@ def _notes(entry, limits):
 def _page(entry, limits):
     total = f"{entry.total:g} of {entry.out_of:g} points"
     if entry.refused:
-        notes = [f"{entry.refused.reason}: {entry.refused.advice}", *entry.notes]
-        return feedback.page(entry.student, entry.exercise.name, "not graded", [], notes, None)
+        notes = [f"Why: {entry.refused.reason}.", entry.refused.student, *entry.notes]
+        return feedback.page(
+            entry.student, entry.exercise.heading, "not graded yet", [], notes, None
+        )
     rows = []
     for task in entry.exercise.tasks:
         points = entry.points[task.name]
@@ -151,7 +171,7 @@ def _page(entry, limits):
             (task.title, f"{shown} of {task.points:g}", said, entry.comments.get(task.name, ""))
         )
     total += " so far" * (entry.status == "waiting")
-    given = (entry.student, entry.exercise.name, total, rows, _notes(entry, limits))
+    given = (entry.student, entry.exercise.heading, total, rows, _notes(entry, limits))
     try:
         return feedback.page(*given, entry.run)
     except Exception as error:  # an output that cannot be drawn must not cost anybody the page
@@ -159,25 +179,40 @@ def _page(entry, limits):
         return feedback.page(*given, None)
 
 
-def _overview(entries):
-    """A row a student: the total of each exercise, how many are not complete, and the share of all points."""
-    names = sorted({entry.exercise.name for entry in entries})
+def _overview(entries, assigned):
+    """A row a student: the total of each exercise, how many are not complete, and the share of all points.
+
+    What counts are the assigned exercises (None: all); the share is of their points without the stretch
+    tasks, which can lift it, also above 100 %.
+    """
+    there = {entry.exercise.name: entry.exercise for entry in entries}
+    counting = [read_exercise(name) for name in assigned] if assigned else list(there.values())
+    counted = {exercise.name for exercise in counting}
+    names = [*sorted(counted), *sorted(set(there) - counted)]
     mine = {(entry.student, entry.exercise.name): entry for entry in entries}
-    out_of = sum({entry.exercise.name: entry.out_of for entry in entries}.values())
+    out_of = sum(exercise.core for exercise in counting)
     lines = []
     for student in sorted({entry.student for entry in entries}, key=str.casefold):
         theirs = [mine.get((student, name)) for name in names]
-        total = sum(entry.total for entry in theirs if entry)
-        unfinished = sum(entry is not None and entry.status != "graded" for entry in theirs)
-        shown = [f"{entry.total:g}" if entry and entry.points else "" for entry in theirs]
+        count = [entry for entry in theirs if entry and entry.exercise.name in counted]
+        total = sum(entry.total for entry in count)
+        unfinished = sum(entry.status != "graded" for entry in count)
+        shown = [_in_overview(entry) for entry in theirs]
         lines.append(
             (student, *shown, f"{total:g}", f"{out_of:g}", f"{total / out_of:.0%}", str(unfinished))
         )
-    columns = ("student", *names, "total", "out_of", "share", "waiting or not graded")
+    extra = [name if name in counted else f"{name} (not assigned)" for name in names]
+    columns = ("student", *extra, "total", "out_of", "share", "waiting or not graded")
     return handgrading.table(columns, lines)
 
 
-def report(entries, unknown, folder, out):
+def _in_overview(entry):
+    if entry is None:
+        return ""  # nothing handed in
+    return f"{entry.total:g}" if entry.points else "not graded"
+
+
+def report(entries, unknown, folder, out, assigned=None):
     """not_graded.csv, a short table, and the list of what was not graded and why."""
     missed = unknown + [(e.student, e.path, e.refused) for e in entries if e.refused]
     lines = [
@@ -185,7 +220,7 @@ def report(entries, unknown, folder, out):
         for student, path, refused in sorted(missed, key=lambda line: str(line[1]))
     ]
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "overview.csv", _overview(entries))
+    write_text(out / "overview.csv", _overview(entries, assigned))
     write_text(
         out / "not_graded.csv",
         handgrading.table(("file", "student", "reason", "what to do"), lines),
@@ -202,4 +237,8 @@ def report(entries, unknown, folder, out):
         print(f"{name:28} {counts[0]:7} {counts[1]:8} {counts[2]:11} {mean:>6}")
     for file, _, reason, advice in lines:
         print(f"\nnot graded: {file}\n  {reason}\n  {advice}")
+    for entry in entries:
+        if entry.changed:
+            where = out / entry.exercise.name / "answers.csv"
+            print(f"\nchanged since you graded it: an answer in words of {entry.student}\n  read it again in {where}, and empty its remark")  # fmt: skip
     print(f"\n{len(entries)} submissions; the results are in {out}")

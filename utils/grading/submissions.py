@@ -24,12 +24,15 @@ KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name
 FRESH = "ask for the notebook again, made from a fresh copy of the exercise"
 
 
-class Refused(Exception):
-    """A file that cannot be graded: why, and what to do."""
+AGAIN = "Copy your answers into a fresh copy of the exercise, and hand in that file."
 
-    def __init__(self, reason, advice):
+
+class Refused(Exception):
+    """A file that cannot be graded: why, what the instructor should do, and what the student should."""
+
+    def __init__(self, reason, advice, student="Please ask your instructor."):
         super().__init__(reason)
-        self.reason, self.advice = reason, advice
+        self.reason, self.advice, self.student = reason, advice, student
         self.exercise = None  # known as soon as the file's cells are
 
 
@@ -53,6 +56,16 @@ class Exercise:
     notebook: nbformat.NotebookNode
     cells: dict
     tasks: tuple
+
+    @property
+    def heading(self):
+        """What its notebook is called, such as "02 · Exercises: attention"."""
+        return self.notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
+
+    @property
+    def core(self):
+        """Its points without the stretch task."""
+        return sum(task.points for task in self.tasks if "Stretch" not in task.title)
 
 
 @dataclass
@@ -212,7 +225,7 @@ def _marked_again(cells, known):
     if most:
         raise Refused(
             f"nbgrader's markers are gone, and it is not certain which cells are the answers ({most} "
-            "given cells are unchanged)", FRESH)  # fmt: skip
+            "given cells are unchanged)", FRESH, AGAIN)  # fmt: skip
     raise Refused(
         "not one of the course's exercises: it has none of their cells",
         "ask for the exercise's notebook",
@@ -240,6 +253,10 @@ def _aligned(cells, given):
         if answer is not None:
             near = [n for n in range(place, found) if cells[n]["cell_type"] == answer.cell_type]
             if len(near) != 1:
+                if (
+                    answer.cell_type == "markdown"
+                ):  # words below a given cell that was left as it was
+                    near = [n for n in near[:1] if _same(cells[n]["source"], answer.source)]
                 near = [n for n in near if _defined(answer.source) <= _defined(cells[n]["source"])]
             if len(near) != 1:
                 return None
@@ -278,7 +295,8 @@ def _duplicates(cells, exercise, notes):
             answers = same[:1]
         if not all(cell["source"].strip() == answers[0]["source"].strip() for cell in answers):
             raise Refused(f"the cell {grade_id} is there {len(same)} times, with different content",
-                          "ask which one counts; the others must be deleted, not only emptied")  # fmt: skip
+                          "ask which one counts; the others must be deleted, not only emptied",
+                          "Delete all of them but the one that counts, and hand the file in again.")  # fmt: skip
         kept[grade_id] = answers[0]
         notes.append(f"the cell {grade_id} was there {len(same)} times; one was kept")
     return [cell for cell in cells if cell["id"] not in kept or cell is kept[cell["id"]]]
@@ -288,7 +306,7 @@ def _missing(cells, exercise, notes):
     """Put back the cells that were deleted: locked ones as they were, answers as they were given out."""
     present = {cell["id"] for cell in cells}
     if not any(task.answer in present for task in exercise.tasks):
-        raise Refused("all answer cells are gone", FRESH)
+        raise Refused("all answer cells are gone", FRESH, AGAIN)
     cells, before = list(cells), None
     for grade_id, original in exercise.cells.items():
         if grade_id not in present:
@@ -350,7 +368,9 @@ def _edited(cells, exercise, notes):
         if original is None:
             continue
         if not marks(original)["solution"] and not _same(cell["source"], original.source):
-            notes.append(f"the cell {cell['id']} was edited; the original was run in its place")
+            notes.append(
+                f"the given cell {cell['id']} is not as in the current exercise, whose cell was run in its place"
+            )
             if not marks(original)["grade"] and (imports := _added_imports(cell, original)):
                 own = {"cell_type": "code", "source": imports, "metadata": {}, "attachments": None}
                 added.append((cell, own | {"id": None}))

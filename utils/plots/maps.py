@@ -90,7 +90,8 @@ def reach(panels, place):
                 ax.set_title(f"frame {frame}", fontsize=9)
         axes[row][0].set_ylabel(name, rotation=0, ha="right", va="center")
     most = max(len(maps) for maps in panels.values())
-    names = ["the patch that looks"] + [f"{which} step" for which in ("first", "second", "third")[:most]]  # fmt: skip
+    steps = [f"{which} step" for which in ("first", "second", "third")[:most]]
+    names = ["the patch that looks", *(steps if most > 1 else ["what else it sees"])]
     keys = [Patch(color=colour) for colour in ("#7b0d1e", *STEP_COLOURS[:most])]
     figure.legend(keys, names, loc="outside lower center", ncols=4, fontsize=9)
 

@@ -6,6 +6,7 @@ An entry is either a whole answer cell, or pairs of lines "- old" and "+ new" th
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,7 @@ from utils.course.exercises import (
     grade_id,
     make_release,
     release,
+    set_seeds,
     source,
     stub,
     student_copy,
@@ -115,6 +117,26 @@ def test_wrong_answers_fail_and_right_ones_pass(namespaces, name, kind, task, te
     assert not isinstance(caught.value, NotImplementedError | NameError | SyntaxError), caught.value
 
 
+def test_any_number_will_do_as_a_seed(namespaces, tmp_path, monkeypatch):
+    """An instructor gives the hidden tests seeds of his own: right answers pass, in no more time."""
+    shutil.copytree(EXERCISES / "source", tmp_path / "source")
+    monkeypatch.setattr("utils.course.exercises.EXERCISES", tmp_path)
+    for first in (0, -3):
+        with pytest.raises(SystemExit, match=f"a whole number from 1 on, not {first}"):
+            set_seeds(first)
+    loops = set_seeds(731)
+    found = "\n".join(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.ipynb"))
+    assert (
+        loops == found.count("for seed in range(731, 73") and "for seed in range(1, " not in found
+    )
+    for name in NAMES:
+        for task in tasks(read(tmp_path / "source" / name / f"{name}_exercises.ipynb")):
+            if task.check and "731" in task.check:
+                names = dict(namespaces(name)[task.name])
+                run(task.answer, names)
+                run(task.check, names)
+
+
 @each
 def test_every_graded_task_has_wrong_and_right_answers(name):
     entries = answers(name)
@@ -128,12 +150,12 @@ def test_every_graded_task_has_wrong_and_right_answers(name):
     assert {f"{name[:2]}-{task}" for _, task, _, _ in entries} <= known
 
 
-def test_most_wrong_answers_are_explained_by_the_visible_check(namespaces):
-    """Hidden tests are the second net. What the learner sees should say what is wrong."""
-    told, total = 0, 0
+def test_wrong_answers_are_explained_by_the_visible_check(namespaces):
+    """What the learner sees says what is wrong. Hidden tests only find what was written for the visible one."""
+    told, total, unseen = 0, 0, []
     for name in NAMES:
         found = {task.name: task for task in tasks(read(source(name)))}
-        for kind, task, _, text in answers(name):
+        for kind, task, what, text in answers(name):
             if kind == "wrong":
                 task = found[f"{name[:2]}-{task}"]
                 names = dict(namespaces(name)[task.name])
@@ -141,11 +163,13 @@ def test_most_wrong_answers_are_explained_by_the_visible_check(namespaces):
                 try:
                     run(changed(task.answer, text), names)
                     run(visible(task.check), names)
+                    unseen += [] if "visible" in what else [f"{task.name}: {what}"]
                 except AssertionError as error:
                     told += len(str(error)) > 15
                 except Exception:
                     pass
-    assert told >= 0.8 * total, f"{told} of {total}"
+    assert not unseen
+    assert told >= 0.9 * total, f"{told} of {total}"
 
 
 # What students get --------------------------------------------------------------------------------
@@ -201,7 +225,9 @@ def copied(tmp_path):
 
 def test_a_students_copy_is_brought_up_to_date_in_place(copied):
     student_copy(copied)
-    assert (copied / "README.md").read_bytes() == (ROOT / "README.md").read_bytes()
+    readme = (copied / "README.md").read_text(encoding="utf-8")
+    assert "## Syllabus" in readme and "## Sources" in readme
+    assert "For maintainers" not in readme and "utils.course grade" not in readme
     assert (copied / ".git" / "HEAD").read_text(encoding="utf-8") == "its own history"
     assert (copied / "syllabus.pdf").is_file() and (copied.parent / "outside").is_file()
     assert not (copied / "utils" / "gone.py").exists()

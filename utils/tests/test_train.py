@@ -201,6 +201,28 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
+def test_patience_ends_the_run_for_all_processes_and_keeps_the_best_epoch(videos, tmp_path):
+    """The rate is so high that the first epochs are luck; a run that was stopped goes on to the same end."""
+    more = ["--epochs=30", "--patience=2", "--learning-rate=0.02"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out, processes in ((one, 1), (two, 2)):
+        done = run(videos, out, *more, processes=processes)
+        assert done.returncode == 0, done.stderr
+        shares = [row["test_accuracy"] for row in json.loads((out / "history.json").read_text())]
+        best = shares.index(max(shares))
+        assert len(shares) == best + 3 < 30 and f"the best epoch, {best + 1} of {len(shares)}" in done.stdout  # fmt: skip
+        model, notes = load_model(out / "best.safetensors")
+        assert (notes["validation"], notes["epoch"]) == (max(shares), best + 1)
+        assert evaluate(model, VideoFolder(videos / "validation", 4, 16).load(progress=False)) == max(shares)  # fmt: skip
+        kept, result = (load_file(out / f"{name}.safetensors") for name in ("best", "model"))
+        assert all(torch.equal(kept[name], result[name]) for name in kept)
+    before = load_file(one / "model.safetensors")
+    again = run(videos, one, *more, "--resume")  # nothing is left to do
+    assert again.returncode == 0, again.stderr
+    after = load_file(one / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 # In this process, alone ---------------------------------------------------------------------------
 
 
