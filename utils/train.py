@@ -8,7 +8,7 @@ in each. The loop is `fit` of lesson 11; Accelerate (extra "train") starts the p
 gradients. Each process takes its part of every batch, so that the result depends on --batch-size and not
 on how many there are. RUN gets run.safetensors (to go on from, with --resume), model.safetensors (for
 `load_model`), history.json, options.toml (for --config) and TensorBoard's logs; with --patience also
-best.safetensors, and model.safetensors is the same then. Lesson 16 explains it all.
+best.safetensors, and model.safetensors is the same then. Lesson 16 shows how it works.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from utils.dataset import VideoFolder
 from utils.model import SCHEMES, Attention, TimeSformer, count_parameters, resize_model
 from utils.paths import write_text
 from utils.published import load_published
-from utils.training import fit, load_model, save_model
+from utils.training import fit, load_model, save_model, saved_step
 
 SIZES = {
     "tiny": dict(patch_size=8, dim=48, depth=2, heads=4),  # of lesson 11
@@ -321,6 +321,8 @@ def train(given):
         f"{len(source)} videos for training, {len(held)} for validation; {len(classes)} classes; "
         f"{count_parameters(model):,} parameters to train; {accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
+    if given.resume and run.exists():
+        accelerator.print(f"going on after step {saved_step(run)}")
     best = out / "best.safetensors"
     highest = [load_model(best)[1]["validation"] if given.resume and best.exists() else -1.0]
     board = []  # TensorBoard's writer, once there is something to write

@@ -360,12 +360,22 @@ def save_run(path, model, optimizer, run, step, history, sums, scaler=None):
     _save(tensors, path, {"place": json.dumps(place)})
 
 
-def load_run(path, model, optimizer, run, scaler=None):
-    """Put a saved run back into `model` and `optimizer`; returns its step, history and sums."""
+def _open_run(path):
+    """The tensors of a saved run, and its place."""
     tensors, metadata = _open(path)
     if "place" not in metadata:
         raise ValueError(f"{path}: holds a model, not a training run to go on with; choose another file name")  # fmt: skip
-    place, run = json.loads(metadata["place"]), json.loads(json.dumps(run))  # tuples become lists
+    return tensors, json.loads(metadata["place"])
+
+
+def saved_step(path):
+    """How many steps a saved run has behind it. ValueError when the file holds none."""
+    return _open_run(path)[1]["step"]
+
+
+def load_run(path, model, optimizer, run, scaler=None):
+    """Put a saved run back into `model` and `optimizer`; returns its step, history and sums."""
+    (tensors, place), run = _open_run(path), json.loads(json.dumps(run))  # tuples become lists
     if place["run"] != run:
         names = [n for n in place["run"] | run if place["run"].get(n) != run.get(n)]
         was = {name: place["run"].get(name, "not noted") for name in names}

@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MultipleLocator
 
 from utils.plots.style import ASK, COLOURS, MARKS, STROKES, as_array, say
 
@@ -170,11 +170,11 @@ def reliability(confidence, correct, bins=10, title=None):
         f"{confidence[place == k].mean():.2f} sure, {correct[place == k].mean():.2f} right" for k in used))  # fmt: skip
 
 
-def claims(rows, columns=("the paper", "our rule says")):
+def claims(rows, columns=("the paper", "our rule says"), span=(0, 1)):
     """One page of claims: what is said to be better (blue discs) and worse (grey triangles), every seed.
 
     `rows` are tuples (claim, the paper's gap, values of the better one, of the worse one, verdict); a
-    row with None for the values is a heading. Values are shares from 0 to 1.
+    row with None for the values is a heading. Values are shares from 0 to 1; the axis shows `span` of them.
     """
     figure, axes = plt.subplots(figsize=(11, 0.36 * len(rows) + 0.9))
     side = axes.get_yaxis_transform()
@@ -191,8 +191,12 @@ def claims(rows, columns=("the paper", "our rule says")):
         axes.axhline(row + 0.5, color="#eeeeee", linewidth=0.8, zorder=0)
     for x, text in ((-0.055, columns[0]), (1.02, columns[1])):
         axes.text(x, -0.75, text, transform=side, ha="center" if x < 0 else "left", fontsize=9, style="italic")  # fmt: skip
-    axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-0.02, 1.03), yticks=[])
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    low, high = span
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(low - 0.02 * (high - low), high + 0.03 * (high - low)), yticks=[])  # fmt: skip
+    axes.xaxis.set_major_locator(MultipleLocator(0.25 if span == (0, 1) else 0.1))
+    axes.xaxis.set_major_formatter(
+        lambda share, _: f"{share:.0%}".replace("%", " %") if share > 0.001 else "0"
+    )
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("accuracy, one mark a seed; the black tick is the median")
     say(figure, "Claims, and what our seeds say: " + "; ".join(
