@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -133,3 +134,18 @@ def test_it_runs_from_a_folder_that_cannot_be_written(tmp_path, environment):
         assert (tmp_path / "cache" / "timesformer-from-scratch" / "motion" / "train").is_dir()
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+def test_what_can_be_clicked_can_be_clicked_at_once(tmp_path, monkeypatch):
+    """JupyterLab runs no script of a notebook that is not trusted; a home that cannot be written stops nobody."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    lesson = nbformat.read(start.LESSON, as_version=4)
+    assert not start.NotebookNotary().check_signature(lesson)
+    start._trust()
+    assert start.NotebookNotary().check_signature(lesson)
+
+    def broken():
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(start, "NotebookNotary", broken)
+    start._trust()
