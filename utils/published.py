@@ -106,14 +106,16 @@ def published_state(model, layout="hugging face"):
     """The model's weights as a state dict of `transformers.TimesformerForVideoClassification`, or of the
     authors' model.
 
-    Theirs adds a position to the class token; ours has them in one vector, so theirs gets zero. Their
-    patches go through a convolution, whose kernel is our matrix in another shape.
+    Theirs adds a position to the class token; ours has them in one vector, so each of theirs gets half of
+    it (zero for one of them would let a reader pass who forgets it). Their patches go through a
+    convolution, whose kernel is our matrix in another shape.
     """
     config, ours = model.config, model.state_dict()
     dim, patch_size = config["dim"], config["patch_size"]
+    half = ours["embedding.cls"][None] / 2
     changed = {
-        "embedding.cls": torch.zeros(1, 1, dim),
-        "embedding.space": torch.cat([ours["embedding.cls"][None], ours["embedding.space"].flatten(0, 1)])[None],
+        "embedding.cls": half[None],
+        "embedding.space": torch.cat([half, ours["embedding.space"].flatten(0, 1)])[None],
         "embedding.patches.weight": ours["embedding.patches.weight"].view(dim, 3, patch_size, patch_size),
     }  # fmt: skip
     if "embedding.time" in ours:

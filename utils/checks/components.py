@@ -43,6 +43,7 @@ def check_prenorm(prenorm, seed=0):
     wrong = {
         "you normalise after fn as well: that is post-norm": F.layer_norm(right, (d,), eps=1e-6),
         "you add x: the skip connection is added outside": right + x,
+        "you add the normalised tokens: PreNorm adds nothing": right + norm,
     }
     diagnose(y, right, wrong, "PreNorm's output", "the result should be fn(LayerNorm(x))")
     assert close(module(x, shift=1.0), y + 1), "extra arguments should be handed on to fn"
@@ -74,8 +75,22 @@ def check_geglu(geglu, seed=0):
         "multiply value and gate; you add them": value + F.gelu(gate),
         "split into a first and a second half, not even and odd entries":
             x[..., ::2] * F.gelu(x[..., 1::2]),
+        "gelu(g) is g · Φ(g); you leave out g itself": value * torch.special.ndtr(gate),
+        "gelu of the gate alone, not of the product": F.gelu(value * gate),
+        "that is gelu's approximation with tanh; take gelu itself": value * F.gelu(gate, approximate="tanh"),
     }  # fmt: skip
     diagnose(y, value * F.gelu(gate), wrong, "GEGLU's output", "it should be value * gelu(gate)")
+    for shape in ((b, 2 * half), (2, b, n, 2 * half)):
+        x = noise(*shape, seed=seed)
+        value, gate = x[..., :half], x[..., half:]
+        name = f"GEGLU's output for an input of {shape}"
+        but = "the halves are those of the last dimension, however many stand before it"
+        try:
+            found = geglu()(x)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise AssertionError(f"{name}: {error}. {but[0].upper()}{but[1:]}") from error
+        check_shape(found, value.shape, f"{but}: {name}")
+        diagnose(found, value * F.gelu(gate), {}, name, but)
 
 
 def check_feedforward(feedforward, seed=0):
@@ -144,6 +159,10 @@ def check_attend(attend, seed=0):
         "d is the length of a query, not the number of keys": (scores / keys**0.5).softmax(-1),
         "d is the length of a query, not that of a value": (scores / 4**0.5).softmax(-1),
         "divide before the softmax, not after it": scores.softmax(-1) / d**0.5,
+        "the softmax runs over the batch too; each query has shares of its own": (scores / d**0.5)
+        .flatten(1)
+        .softmax(-1)
+        .view(scores.shape),
         "the softmax is missing": scores / d**0.5,
     }
     wrong = {message: weights @ v for message, weights in wrong.items()}
@@ -188,6 +207,13 @@ def check_attention(attention, seed=0):
         assert not close(y, module.out(by_column)), (
             "the softmax runs over the queries: each query's shares must sum to 1, so it runs over the keys, the last axis"
         )
+        heads_dim = q.shape[-1]
+        for why, scale in {
+            "divided by √dim; the query of one head has dim / heads numbers": dim,
+            "the scores are not divided by √(dim / heads)": 1,
+        }.items():
+            other = ((q @ k.mT / scale**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
+            assert heads_dim in (scale,) or not close(y, module.out(other)), why
         assert close(y, reference(x, x, x)[0]), (
             "with the same weights nn.MultiheadAttention gives another result: each head takes dim / heads "
             "neighbouring numbers, is scaled by √(dim / heads), and the heads are put back side by side"
@@ -197,13 +223,13 @@ def check_attention(attention, seed=0):
 def check_to_patches(to_patches, seed=0):
     """`to_patches(video, patch_size)` cuts (b, t, c, height, width) into (b, t, h, w, c * patch²)."""
     t, h, w, b = sizes(4, seed, of=(4, 2, 3, 5))
-    patch, b = 2 + seed % 2, min(b, 2)
-    video = torch.arange(b * t * 3 * h * w * patch**2, dtype=torch.float32)
-    video = video.view(b, t, 3, h * patch, w * patch)
+    patch, b, c = 3 - seed % 2, min(b, 2), 2 + seed % 3
+    video = torch.arange(b * t * c * h * w * patch**2, dtype=torch.float32)
+    video = video.view(b, t, c, h * patch, w * patch)
     patches = to_patches(video, patch)
     check_shape(
         patches,
-        (b, t, h, w, 3 * patch**2),
+        (b, t, h, w, c * patch**2),
         f"the patches of a {tuple(video.shape)} video, patch size {patch},",
     )
     corner = video[-1, -1, :, patch : 2 * patch, 0:patch]

@@ -97,7 +97,9 @@ def refuses(call, why):
     except Exception as error:
         kind = type(error).__name__
         raise AssertionError(f"{why}: raise a ValueError; yours raises {kind}") from error
-    raise AssertionError(f"{why}: raise a ValueError, do not return {found!r}"[:300])
+    if isinstance(found, torch.Tensor | np.ndarray):
+        found = f"something of shape {tuple(found.shape)}"
+    raise AssertionError(f"{why}: raise a ValueError, do not return {found}"[:300])
 
 
 def diagnose(found, right, wrong=None, name="the result", but="", tolerance=ABSOLUTE):
@@ -190,6 +192,10 @@ def check_dropout(module, layer, dim, p):
     zeros = (seen[0] == 0).double().mean().item()
     assert zeros > 0.02, (
         "what goes into the second layer was not dropped: the dropout stands between GEGLU and it"
+    )
+    assert abs(zeros - 1 + (1 - p) ** 2) > 0.05, (
+        f"{zeros:.0%} of what goes into the second layer is zero, more than {p:.0%}: the dropout stands behind "
+        "GEGLU, not before it, where it strikes value and gate, and there is only one"
     )
     assert abs(zeros - p) < 0.1, (
         f"with dropout={p} the second layer's input should be zero in {p:.0%} of its places, it is in {zeros:.0%}"

@@ -19,6 +19,7 @@ def check_tokens_and_pairs(tokens_and_pairs, seed=0):
         "those are the tokens of one frame": h * w,
         "height and width are different": frames * h * h,
         "those are pixels, not patches": frames * height * width,
+        "the class token is not counted here": frames * h * w + 1,
     }
     right = frames * h * w
     diagnose(tokens, right, wrong, f"the number of tokens {told}")
@@ -26,6 +27,8 @@ def check_tokens_and_pairs(tokens_and_pairs, seed=0):
         "query and key are two parts: (a, b) and (b, a) both count, and (a, a) too": right * (right - 1) // 2,
         "joint attention also compares patches of different frames": right**2 // frames,
         "a token is compared with itself too": right * (right - 1),
+        "(a, b) and (b, a) both count": right * (right + 1) // 2,
+        "the class token is not counted here": (right + 1) ** 2,
     }  # fmt: skip
     diagnose(pairs, right**2, wrong, f"the number of pairs {told}")
     for bad in ((height + 1, width), (height, width + 1), (patch // 2, 8 * patch)):
@@ -36,7 +39,7 @@ def check_tokens_and_pairs(tokens_and_pairs, seed=0):
 def check_back(back, seed=0):
     """`back(patches, patch)` puts the pixels of (b, t, h, w, c * patch²) back in their places."""
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
-    patch, colours = 2 + seed % 2, 2 + seed % 3
+    patch, colours = 3 - seed % 2, 2 + seed % 3
     video = torch.arange(b * t * colours * h * w * patch**2, dtype=torch.float32)
     video = video.view(b, t, colours, h * patch, w * patch)
     patches = rearrange(video, "b t c (h p) (w q) -> b t h w (c p q)", p=patch, q=patch)
@@ -44,8 +47,8 @@ def check_back(back, seed=0):
         found = back(patches, patch)
     except EinopsError as error:
         raise AssertionError(
-            f"for {colours} colours einops fails: {error}. The last axis holds c, ph and pw: give it the "
-            "patch's two sides, and it finds the number of colours by itself"
+            f"for {colours} colours and patches of {patch} einops fails: {error}. The last axis holds c, ph and "
+            "pw: give it the patch's two sides, from the argument `patch`, and it finds the number of colours"
         ) from error
     check_shape(found, video.shape, f"the video from patches of shape {tuple(patches.shape)}")
     wrong = {
@@ -55,6 +58,10 @@ def check_back(back, seed=0):
             rearrange(patches, "b t h w (p q c) -> b t c (h p) (w q)", p=patch, q=patch),
         "rows and columns inside a patch are swapped":
             rearrange(patches, "b t h w (c q p) -> b t c (h p) (w q)", p=patch, q=patch),
+        "rows and columns of a frame: (h ph), the patch's place first; in yours the width is right, the height not":
+            rearrange(patches, "b t h w (c p q) -> b t c (p h) (w q)", p=patch, q=patch),
+        "rows and columns of a frame: (w pw), the patch's place first; in yours the height is right, the width not":
+            rearrange(patches, "b t h w (c p q) -> b t c (h p) (q w)", p=patch, q=patch),
         "a view or reshape alone does not move pixels: patches are not rows of the picture":
             patches.reshape(video.shape),
     }  # fmt: skip
@@ -70,7 +77,7 @@ def check_place(place, seed=0):
         "(w h t)": rearrange(grid, "t h w d -> (w h t) d"),
     }
     lists = {name: [tuple(place) for place in order.tolist()] for name, order in orders.items()}
-    for index in (1, t * h + 1, t * h * w - 2):
+    for index in (1, t * h + 1, t * h * w - 2, 0):
         found = unpack(place(index, t, h, w), "the place for (t h w)", "the place for (w h t)")
         for (pattern, places), triple in zip(lists.items(), found):
             triple = tuple(whole(n, "a place") for n in unpack(triple, "frame", "row", "column"))
@@ -82,6 +89,11 @@ def check_place(place, seed=0):
             assert triple == right or triple != right[::-1], (
                 f"{told}: give frame, row, column, in this order"
             )
+            before = places[index - 1] if index else None
+            after = places[index + 1] if index + 1 < len(places) else None
+            assert triple == right or triple not in (before, after), (
+                f"{told} is one place off: places count from 0, and the class token is not in this list"
+            )
             wrong = [
                 name for name, a, b in zip(("frame", "row", "column"), triple, right) if a != b
             ]
@@ -92,7 +104,7 @@ def check_place(place, seed=0):
 
 def check_positions(add_positions, seed=0):
     """`add_positions(patches, cls, space, time)` adds place and moment to the patches, copies cls."""
-    b, t, h, w = sizes(4, seed, of=(2, 3, 3, 3) if seed == 1 else (2, 3, 4, 5))
+    b, t, h, w = sizes(4, seed, of=(2, 3, 3, 3) if seed == 1 else (3, 2, 4, 5))
     d = 3
     patches, cls = noise(b, t, h, w, d, seed=seed), noise(d, seed=seed + 1)
     space, time = noise(h, w, d, seed=seed + 2), noise(t, d, seed=seed + 3)
@@ -111,6 +123,8 @@ def check_positions(add_positions, seed=0):
         "the space embedding is missing": patches + time[:, None, None],
         "the space embedding is added twice": right + space,
         "the time embedding is added twice": right + time[:, None, None],
+        "every frame has a moment of its own, not the mean of all": patches + space + time.mean(0),
+        "the moments run backwards": patches + space + time.flip(0)[:, None, None],
     }
     if t == w:
         wrong["time lies along the columns"] = patches + space + time
@@ -123,6 +137,9 @@ def check_positions(add_positions, seed=0):
         "the class token has no moment: leave time out of it": (cls + time[0]).expand(b, d),
         "the class token stands for the whole clip: one copy a clip, (b, d)": cls,
         "the class token has no place: leave space out of it": (cls + space[0, 0]).expand(b, d),
+        "the class token has no moment, not even the mean of all": (cls + time.mean(0)).expand(
+            b, d
+        ),
     }
     diagnose(copies, cls.expand(b, d), wrong, "the class token")
 
@@ -130,7 +147,7 @@ def check_positions(add_positions, seed=0):
 def check_tubelets(to_tubelets, from_tubelets, seed=0):
     """`to_tubelets(video, span, patch)` cuts patches that span frames; the other puts them back."""
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
-    span, patch, c = 2 + seed % 2, 2, 3
+    span, patch, c = 2 + seed % 2, 3 - seed % 2, 2 + seed % 3
     video = noise(b, t * span, c, h * patch, w * patch, seed=seed)
     pattern = "b (t s) c (h p) (w q) -> b t h w"
     lengths = dict(s=span, p=patch, q=patch)
@@ -143,9 +160,23 @@ def check_tubelets(to_tubelets, from_tubelets, seed=0):
             rearrange(video, f"{pattern} (c s p q)", **lengths),
         "inside a tubelet the order is frame, colour, row, column; you put the frame last":
             rearrange(video, f"{pattern} (c p q s)", **lengths),
+        "rows and columns inside a patch are swapped": rearrange(video, f"{pattern} (s c q p)", **lengths),
+        "the pixels of a patch come from all over the frame: (h ph) (w pw)":
+            rearrange(video, "b (t s) c (p h) (q w) -> b t h w (s c p q)", **lengths),
+        "a view or reshape alone does not move pixels": video.reshape(right.shape),
     }  # fmt: skip
     diagnose(found, right, wrong, "the tubelets")
-    diagnose(from_tubelets(right, span, patch), video, {}, "the video put together again",
+    back = "b t h w (s c p q) ->"
+    wrong = {
+        "the frames of a tubelet follow each other: (t s), not (s t)":
+            rearrange(right, f"{back} b (s t) c (h p) (w q)", **lengths),
+        "inside a tubelet the order is frame, colour, row, column; you read colour first":
+            rearrange(right, "b t h w (c s p q) -> b (t s) c (h p) (w q)", **lengths),
+        "the pixels of a patch are scattered over the frame: (h ph) (w pw)":
+            rearrange(right, f"{back} b (t s) c (p h) (q w)", **lengths),
+        "a view or reshape alone does not move pixels": right.reshape(video.shape),
+    }  # fmt: skip
+    diagnose(from_tubelets(right, span, patch), video, wrong, "the video put together again",
              "every pixel must return to its place and its frame")  # fmt: skip
     why = f"{t * span - 1} frames cannot be cut into tubelets of {span}"
     refuses(lambda: to_tubelets(video[:, 1:], span, patch), why)

@@ -14,8 +14,9 @@ def check_by_hand(by_hand):
         "a score of zero is not a share of zero: softmax of three equal scores": [0, 0, 0],
         "the key (0, 0) takes part like the others": [1 / 2, 1 / 2, 0],
         "the shares sum to 1": [1, 1, 1],
+        "a share is a number from 0 to 1, not per cent": [33.33, 33.33, 33.33],
     }
-    diagnose(shares, [1 / 3] * 3, wrong, "shares", "the three scores are equal", 0.005)
+    diagnose(shares, [1 / 3] * 3, wrong, "shares", "the three scores are equal", 0.007)
     wrong = {
         "the values are mixed by the shares, not summed": [15, 15],
         "with shares of 1/3 each the query does receive something": [0, 0],
@@ -50,12 +51,21 @@ def check_causal(attend, seed=0):
         f"query {rows.index(True)} of {n} got no key at all, and the softmax of nothing is not a number: "
         + ("each query sees itself" if rows[0] else "your mask forbids what it should allow")
     )
+    wrong["the softmax runs over the queries; it should run over the keys, the last axis"] = (
+        scores.masked_fill(~ones.tril(), -torch.inf).softmax(-2) @ v
+    )
     diagnose(y, masked(ones.tril()), wrong, "the output", "query i should mix the values 0 … i")
+    far = torch.randn(b, n, d, generator=torch.Generator().manual_seed(seed + 7)) * 100
+    large = numbers(attend(far, -far, v), "the output for large scores")
+    assert large.isfinite().all(), "large scores overflow in exp: let softmax do it"
+    right = (-far @ far.mT / d**0.5).masked_fill(~ones.tril(), -torch.inf).softmax(-1) @ v
+    diagnose(large, right, {}, "the output for large scores",
+             "a forbidden score is minus infinity, not a number that others can be below", 1e-4)  # fmt: skip
 
 
 def check_attention_cost(cost, seed=0):
     """`cost(dim, heads, n)` returns the parameters and multiply-adds of one Attention."""
-    heads, n, d = sizes(3, seed, of=(3, 9, 4, 5))  # no two mistakes give the same number
+    heads, n, d = sizes(3, seed, of=(3, 7, 4, 5))
     dim = heads * d
     parameters, multiply_adds = unpack(cost(dim, heads, n), "parameters", "multiply_adds")
     linear, pairs = 4 * n * dim**2, n**2 * dim
@@ -64,8 +74,9 @@ def check_attention_cost(cost, seed=0):
         "the biases are missing": 4 * dim**2,
         "the linear layer after the heads is missing": 3 * dim**2 + 3 * dim,
         "the first layer makes queries, keys and values: 3 · dim outputs": 2 * dim**2 + 2 * dim,
+        "the first layer has a bias for each of its 3 · dim outputs": 4 * dim**2 + 2 * dim,
     }
-    diagnose(parameters, 4 * dim**2 + 4 * dim, wrong, f"parameters, for dim {dim},")
+    diagnose(parameters, 4 * dim**2 + 4 * dim, wrong, f"parameters (dim {dim})")
     wrong = {
         "each head works on dim / heads numbers, so more heads do not cost more": linear + 2 * heads * pairs,
         "that is one head's share of scores and mixing": linear + 2 * pairs / heads,
@@ -74,9 +85,12 @@ def check_attention_cost(cost, seed=0):
         "the scores compare every token with every token: n²": linear + 2 * n * dim,
         "the two linear layers are missing": 2 * pairs,
         "the linear layer after the heads is missing": 3 * n * dim**2 + 2 * pairs,
+        "the scores and the mixing are missing": linear,
+        "each of the n tokens goes through the linear layers": 4 * dim**2 + 2 * pairs,
+        "biases are not counted": linear + 2 * pairs + 4 * n * dim,
     }  # fmt: skip
     diagnose(multiply_adds, linear + 2 * pairs, wrong,
-             f"multiply_adds, for dim {dim}, {heads} heads, {n} tokens,", "write down each product's shapes")  # fmt: skip
+             f"multiply_adds (dim {dim}, {heads} heads, {n} tokens)", "write down each product's shapes")  # fmt: skip
 
 
 def check_read_maps(read_maps):
@@ -88,7 +102,11 @@ def check_read_maps(read_maps):
         "takes a bit of every frame": "which map has no bright spot?",
         "early frames look at late ones, late ones at early ones": "query 0 should be bright at key 7",
     }
-    check_answers(read_maps(), right, hints)
+    answers = read_maps()
+    if isinstance(answers, dict):
+        odd = [value for value in answers.values() if value not in (None, *HEADS)]
+        assert not odd, f'answer with "A", "B", "C" or "D", not {odd[0]!r}'
+    check_answers(answers, right, hints)
 
 
 def check_chunks(attend_in_chunks, seed=0):
@@ -109,26 +127,50 @@ def check_chunks(attend_in_chunks, seed=0):
         "the last, shorter chunk is left out": whole_chunks,
         "divide the scores by √d": (scores * d**0.5).softmax(-1) @ v,
     }  # fmt: skip
-    largest = []
+    wrong |= {
+        "that is the first chunk alone: is the return inside the loop?": parts[0],
+        "each chunk has a softmax of its own; added up, the shares sum to more than 1": sum(parts),
+    }
+    largest, chunks = [], set()
 
     class Watched(torch.Tensor):
         @classmethod
         def __torch_function__(cls, function, types, given=(), named=None):
+            assert function is not F.scaled_dot_product_attention, (
+                "scaled_dot_product_attention does all of it at once: write the loop over chunks"
+            )
             out = super().__torch_function__(function, types, given, named or {})
             for one in out if isinstance(out, tuple | list) else (out,):
-                if (
-                    isinstance(one, torch.Tensor)
-                    and one.ndim > 1
-                    and one.shape[-2:] == (queries, keys)
-                ):
-                    largest.append(tuple(one.shape))
+                if isinstance(one, torch.Tensor) and one.ndim > 1:
+                    rows, columns = one.shape[-2:]
+                    chunks.add(columns)
+                    # (the keys turned on their side are d numbers each, and no scores)
+                    if (
+                        size < columns <= keys
+                        and rows <= queries
+                        and rows != d
+                        and columns not in (d, 6)
+                    ):
+                        largest.append(tuple(one.shape))
             return out
 
     watched = [tensor.as_subclass(Watched) for tensor in (q, k, v)]
     found = numbers(attend_in_chunks(*watched, size), "the output").as_subclass(torch.Tensor)
     but = "when a larger score comes, scale down both sums: of the shares and of the mixture"
     diagnose(found, right, wrong, "the output", but)
-    assert not largest, f"a tensor of {largest[0]} held all {keys} scores of each query at once"
+    assert not largest, (
+        f"a tensor of {largest[0]} held more than {size} scores of a query at once, and {size} was asked for"
+    )
+    assert size in chunks, (
+        f"go through {size} keys at a time; no tensor had {size} scores of a query"
+    )
+    low = torch.ones_like(q) * 10, -10 - k.abs()  # every score is far below 0
+    found = numbers(attend_in_chunks(*low, v, size), "the output")
+    right = F.scaled_dot_product_attention(*low, v)
+    assert found.isfinite().all(), (
+        "where all scores are far below 0 the result is no number: let the largest so far start at minus infinity"
+    )
+    diagnose(found, right, {}, "the output where all scores are far below 0", but, 1e-4)
     large = numbers(attend_in_chunks(100 * q, 100 * k, v, size), "the output")
     assert large.isfinite().all(), (
         "large scores overflow: take the largest score so far away before the exponential"

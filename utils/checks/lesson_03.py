@@ -20,7 +20,7 @@ def check_difference_by_hand(by_hand):
 def check_difference(difference, seed=0):
     """`difference(x)` is the size of x without its mean token, relative to the size of x."""
     n, d = sizes(2, seed, of=(3, 5, 7, 4))
-    x = noise(n, d, seed=seed) + noise(d, seed=seed + 100)
+    x = noise(n, d, seed=seed) + noise(d, seed=seed + 100) + 2 * noise(n, 1, seed=seed + 200)
     rest = x - x.mean(0)
     wrong = {
         "you take the mean of each token's numbers; the mean goes over the tokens":
@@ -29,6 +29,10 @@ def check_difference(difference, seed=0):
         "divide by the size of x": rest.norm(),
         "that is the square of it": rest.norm() ** 2 / x.norm() ** 2,
         "that is one over it: the residual belongs above the line": x.norm() / rest.norm(),
+        "divide by the size of all tokens together, not by that of their mean": rest.norm() / x.mean(0).norm(),
+        "one ratio for all tokens together, not the mean of a ratio for each": (rest.norm(dim=1) / x.norm(dim=1)).mean(),
+        "the size is the root of the sum of *all* squares, not a sum over tokens": rest.norm(dim=1).sum() / x.norm(dim=1).sum(),
+        "take the sizes, not standard deviations": x.std(0).norm() / x.norm(),
     }  # fmt: skip
     diagnose(difference(x), rest.norm() / x.norm(), wrong, "the difference")
     diagnose(
@@ -46,8 +50,9 @@ def check_layer(layer, seed=0):
     x = noise(n, d, seed=seed) * 2 + 1
     w = noise(3, d, d, seed=seed + 100) / d**0.5
 
-    def attention(y, axis=-1, values=None, scale=d**0.5):
-        shares = ((y @ w[0]) @ (y @ w[1]).T / scale).softmax(axis)
+    def attention(y, axis=-1, values=None, scale=d**0.5, queries=None, order=(0, 1)):
+        asked = y if queries is None else queries
+        shares = ((asked @ w[order[0]]) @ (y @ w[order[1]]).T / scale).softmax(axis)
         return shares @ ((y if values is None else values) @ w[2])
 
     def norm(y):
@@ -58,10 +63,18 @@ def check_layer(layer, seed=0):
         "the softmax runs over the queries; each query's shares should sum to 1": attention(x, 0),
         "divide the scores by √d": attention(x, scale=1),
         "the skip is added although skip is False": attention(x) + x,
+        "the norm is applied although norm is False": attention(norm(x)),
+        "w_q makes the queries, w_k the keys; yours are swapped": attention(x, order=(1, 0)),
+        "d is the length of a query, not the number of tokens": attention(x, scale=n**0.5),
     }
-    diagnose(
-        layer(x, *w, skip=False, norm=False), attention(x), alone, "the layer without skip and norm"
-    )
+
+    def run(**switches):
+        given = x.clone()
+        found = layer(given, *w, **switches)
+        assert torch.equal(given, x), "the x that came in was changed: work on a new tensor"
+        return found
+
+    diagnose(run(skip=False, norm=False), attention(x), alone, "the layer without skip and norm")
     both = {
         "the softmax runs over the queries; each query's shares should sum to 1": attention(normed, 0) + x,
         "the skip connection adds x as it came in, not the normalised tokens": attention(normed) + normed,
@@ -70,15 +83,18 @@ def check_layer(layer, seed=0):
         "the norm comes before the attention, not after it": norm(attention(x)) + x,
         "the norm comes before the attention, not after the sum (that is post-norm)": norm(attention(x) + x),
         "queries, keys and values are all made from the normalised tokens": attention(normed, values=x) + x,
+        "the queries are made from the normalised tokens, too": attention(normed, queries=x) + x,
+        "the norm is missing": attention(x) + x,
+        "the skip connection is missing": attention(normed),
+        "both are missing: skip and norm": attention(x),
+        "each token is normalised with its mean and variance, and F.layer_norm's variance divides by d":
+            attention((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)) + x,
     }  # fmt: skip
-    diagnose(
-        layer(x, *w, skip=True, norm=True),
-        attention(normed) + x,
-        both,
-        "the layer with skip and norm",
-    )
-    diagnose(layer(x, *w, skip=False, norm=True), attention(normed), {}, "the layer with norm only")
-    diagnose(layer(x, *w, skip=True, norm=False), attention(x) + x, {}, "the layer with skip only")
+    diagnose(run(skip=True, norm=True), attention(normed) + x, both, "the layer with skip and norm")
+    wrong = {"the skip is added although skip is False": attention(normed) + x, "the norm is missing": attention(x)}  # fmt: skip
+    diagnose(run(skip=False, norm=True), attention(normed), wrong, "the layer with norm only")
+    wrong = {"the norm is applied although norm is False": attention(normed) + x, "the skip is missing": attention(x)}  # fmt: skip
+    diagnose(run(skip=True, norm=False), attention(x) + x, wrong, "the layer with skip only")
 
 
 def check_read_curves(read_curves):
@@ -99,7 +115,7 @@ def check_read_curves(read_curves):
 
 def check_mixing(factor, layers_until, seed=0):
     """`factor(A)` is the second largest eigenvalue's size; `layers_until(A, share)` the layers it takes."""
-    (n,) = sizes(1, seed, of=(4, 3, 5, 6))
+    (n,) = sizes(1, seed, of=(5, 3, 4, 6))
     A = noise(n, n, seed=seed).softmax(-1)
     # a permutation mixed in gives negative and complex eigenvalues
     A = 0.3 * A + 0.7 * torch.eye(n, dtype=A.dtype).roll(1, 0)
@@ -111,9 +127,12 @@ def check_mixing(factor, layers_until, seed=0):
         "those are singular values; a repeated product goes by eigenvalues": torch.linalg.svdvals(A)[1],
         "A is not symmetric, so eigvalsh does not fit": torch.linalg.eigvalsh(A).abs().sort().values[-2],
         "an eigenvalue may be negative or complex: its size is what counts": real[1],
+        "those are not sorted: the second of the list is not the second largest": torch.linalg.eigvals(A).abs()[1],
+        "sorted upwards, the second is the second smallest": ordered[-2],
+        "the size of the eigenvalue itself, not its square": ordered[1] ** 2,
     }  # fmt: skip
     diagnose(factor(A), ordered[1], wrong, "factor(A)")
-    share = 0.01 / (1 + seed % 5)
+    share = 0.02 / (1 + seed % 5)
     layers = next(count for count in range(10_000) if ordered[1] ** count <= share)
     wrong = {
         "after that many layers more than the share is left: round up": layers - 1,
@@ -121,3 +140,12 @@ def check_mixing(factor, layers_until, seed=0):
     }
     diagnose(layers_until(A, share), layers, wrong, f"layers_until(A, {share:.4g})",
              "factor to the power of the layers should be at most the share")  # fmt: skip
+    exact = 0.5 * torch.eye(4) + 0.125  # its factor is 1/2, and (1/2)² is a quarter
+    for share, layers in ((0.25, 2), (0.2, 3)):
+        wrong = {"at most the share: where it is met exactly, that is enough": layers + 1}
+        diagnose(
+            layers_until(exact, share),
+            layers,
+            wrong,
+            f"layers_until(A, {share}) for a factor of 1/2",
+        )

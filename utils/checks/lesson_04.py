@@ -70,8 +70,19 @@ def check_layer_norm(layer_norm, seed=0):
         "eps is not used": scaled((x - mean) / variance.sqrt()),
         "first multiply by the weight, then add the bias": (normed + bias) * weight,
     }  # fmt: skip
-    found = layer_norm(x.clone(), weight, bias, eps=far)
+    wrong["the mean is not taken away anywhere: that is RMSNorm"] = scaled(
+        x / (x.pow(2).mean(-1, keepdim=True) + far).sqrt()
+    )
+    wrong["each token is normalised over its own numbers, the last axis, not over the batch"] = (
+        scaled((x - x.mean(0)) / (x.var(0, unbiased=False) + far).sqrt())
+    )
+    wrong["eps is not used: take the argument, not a number of your own"] = scaled(
+        (x - mean) / (variance + 1e-6).sqrt()
+    )
+    given = x.clone()
+    found = layer_norm(given, weight, bias, eps=far)
     diagnose(found, scaled(normed), wrong, "layer norm (with eps 0.5)")
+    assert torch.equal(given, x), "the x that came in was changed: work on a new tensor"
     diagnose(layer_norm(x[0].clone(), weight, bias), F.layer_norm(x[0], (d,), weight, bias, 1e-6), {},
              "layer norm of (tokens, d)")  # fmt: skip
 
@@ -90,6 +101,11 @@ def check_rms_norm(rms_norm, token_on_which_they_agree, seed=0):
         "eps is not used": x / square.sqrt(),
         "each token is normalised over its own numbers": x / (x.pow(2).mean(-2, keepdim=True) + far).sqrt(),
         "that is the mean of the sizes; RMS squares first": x / (x.abs().mean(-1, keepdim=True) + far),
+        "divide by the root of the mean square; the standard deviation takes the mean away first":
+            x / (x.var(-1, keepdim=True, unbiased=False) + far).sqrt(),
+        "each token is normalised over its own numbers, not over the whole tensor": x / (x.pow(2).mean() + far).sqrt(),
+        "each token is normalised over its own numbers, the last axis, not over the batch": x / (x.pow(2).mean(0) + far).sqrt(),
+        "the mean of the squares, not their sum (F.normalize takes the sum)": F.normalize(x, dim=-1),
     }  # fmt: skip
     diagnose(
         rms_norm(x.clone(), eps=far), x / (square + far).sqrt(), wrong, "RMSNorm (with eps 0.5)"
@@ -127,7 +143,7 @@ def check_stream(stack, spread, seed=0):
     branches = [lambda y, w=w: torch.tanh(y @ w) for w in maps]
 
     def norm(y):
-        return F.layer_norm(y, (d,))
+        return F.layer_norm(y, (d,)) * 1.5 + 0.2
 
     def run(step, last):
         y = x
@@ -143,10 +159,16 @@ def check_stream(stack, spread, seed=0):
         "add to the tokens themselves, not to the normalised ones": run(lambda y, f: norm(y) + f(norm(y)), norm),
         "the branches get tokens that are not normalised": run(lambda y, f: y + f(y), norm),
         "only the first branch was used: is the return inside the loop?": norm(x + branches[0](norm(x))),
+        "use the norm that you are given, not one of your own": run(lambda y, f: y + f(F.layer_norm(y, (d,))), lambda y: F.layer_norm(y, (d,))),
+        "you normalise what the branch returns; normalise what it gets": run(lambda y, f: y + norm(f(y)), norm),
+        "each branch gets the tokens as those before have left them, not the first ones": norm(x + sum(f(norm(x)) for f in branches)),
     }  # fmt: skip
-    right = run(lambda y, f: y + f(norm(y)), norm)
-    diagnose(stack(x.clone(), branches, norm), right, wrong, "the stack's output")
-    layers = 8 + 7 * (seed % 5)
+    right, given = run(lambda y, f: y + f(norm(y)), norm), x.clone()
+    diagnose(stack(given, branches, norm), right, wrong, "the stack's output")
+    assert torch.equal(given, x), (
+        "the x that came in was changed: x = x + … makes a new tensor, x += … does not"
+    )
+    layers = 9 + 7 * (seed % 5)
     wrong = {
         "that is the variance; the spread is its root": 1 + layers,
         "the input has a variance of 1 too": layers**0.5,

@@ -61,6 +61,10 @@ def check_swiglu(swiglu, where_they_differ_most, seed=0):
     x = noise(b, n, 2 * half, seed=seed)
     value, gate = x.chunk(2, dim=-1)
     wrong = {
+        "the value is missing: value · silu(gate)": F.silu(gate),
+        "only the gate goes through silu; the value stays as it is": F.silu(value) * F.silu(gate),
+        "silu of the gate alone, not of the product": F.silu(value * gate),
+        "the sigmoid is 1 / (1 + exp(-g)): mind the brackets": value * gate * (1 + torch.exp(-gate)),
         "value and gate are swapped: the second half is the gate": gate * F.silu(value),
         "silu is the gate times its sigmoid; you leave out the gate itself": value * torch.sigmoid(gate),
         "the sigmoid is 1 / (1 + exp(-g)): mind the sign": value * gate / (1 + torch.exp(gate)),
@@ -70,23 +74,29 @@ def check_swiglu(swiglu, where_they_differ_most, seed=0):
     with _written_out("sigmoid", "silu", "logsigmoid", "expit"):
         found = swiglu(x)
     diagnose(found, right, wrong, "SwiGLU's output")
+    other = noise(b, 2 * half, seed=seed)
+    diagnose(swiglu(other), F.silu(other[:, half:]) * other[:, :half], {}, "SwiGLU's output for (b, 2 * d)",
+             "the halves are those of the last dimension, however many stand before it")  # fmt: skip
     grid = torch.linspace(0, 6, 6001, dtype=torch.float64)
     right = grid[(F.gelu(grid) - F.silu(grid)).abs().argmax()].item()
     found = number(where_they_differ_most(), "where they differ most")
+    assert found > -0.05, "a positive gate is asked for; on the left they differ just as much"
     assert abs(found) > 0.05, "at 0 both are 0; look for the place of the largest difference"
     assert found < 5.9, "far out both are nearly the gate itself, so they hardly differ"
-    assert abs(found - right) < 0.11, f"at {found:.1f} they differ less than elsewhere"
+    assert abs(found - right) < 0.07, f"at {found:g} they differ less than elsewhere"
 
 
 def check_gated_width(weights, gated_width, seed=0):
     """`weights(dim, wide, gated)` counts an MLP's weights; `gated_width(dim, wide)` makes them equal."""
-    dim, wide = 4 * (seed % 5 + 2), 16 + 7 * (seed % 5)
+    dim, wide = 4 * (seed % 5 + 2), 17 + 7 * (seed % 5)
     diagnose(
         weights(dim, wide, gated=False), 2 * dim * wide, {}, f"weights({dim}, {wide}, gated=False)"
     )
     wrong = {
         "the second matrix, from wide to dim, is the same in both": 4 * dim * wide,
         "values and gates need a matrix each": 2 * dim * wide,
+        "weights takes the width as it is given": 3 * dim * (2 * wide // 3),
+        "biases are not counted": 3 * dim * wide + 2 * wide + dim,
     }
     diagnose(
         weights(dim, wide, gated=True), 3 * dim * wide, wrong, f"weights({dim}, {wide}, gated=True)"
@@ -96,6 +106,7 @@ def check_gated_width(weights, gated_width, seed=0):
         "half would be right if both matrices doubled; only the first one does": wide // 2,
         "with the same width the gated network has half as many weights again": wide,
         "round down: it may not have more weights than the plain one": -(-2 * wide // 3),
+        "divide at the end: wide // 3 has lost its rest already": wide // 3 * 2,
     }
     diagnose(found, 2 * wide // 3, wrong, f"gated_width({dim}, {wide})")
     large = 3000 + seed % 5
@@ -113,6 +124,13 @@ def check_turn(gelu_derivative, lowest_point, seed=0):
         "a product has two terms in its derivative: the second, g · density, is missing": below,
         "the density has the factor 1 / √(2π)": below + g * density,
         "erf gets g / √2": 0.5 * (1 + torch.erf(g)) + g * density / (2 * torch.pi) ** 0.5,
+        "the second term is added": below - g * density / (2 * torch.pi) ** 0.5,
+        "the second term is g times the density": below + density / (2 * torch.pi) ** 0.5,
+        "Φ has a ½ in front": 2 * below + g * density / (2 * torch.pi) ** 0.5,
+        "the density falls on both sides: exp of *minus* g²/2": below
+        + g / density / (2 * torch.pi) ** 0.5,
+        "the density has a root: 1 / √(2π), not 1 / (2π)": below + g * density / (2 * torch.pi),
+        "that is gelu itself": F.gelu(g),
     }
     diagnose(gelu_derivative(g), right, wrong, "the derivative")
     found, grid = (
@@ -123,6 +141,7 @@ def check_turn(gelu_derivative, lowest_point, seed=0):
     assert abs(found - F.gelu(torch.tensor(place)).item()) > 1e-3, (
         "that is how low it gets; asked for is the gate at which it does"
     )
+    assert abs(found + place) > 6e-4, "mind the sign: the lowest point lies left of 0"
     assert abs(found - place) < 6e-4, (
         f"at {found:.4f} gelu is not at its lowest, rounded to three decimals: is its derivative 0 there?"
     )

@@ -2,6 +2,7 @@
 
 import torch
 from einops import rearrange, reduce, repeat
+from torch.nn import functional as F
 
 from utils.checks.diagnose import check_answers, diagnose, noise, sizes, unpack
 from utils.model import SCHEMES, AttentionStep, Block, PreNorm, Step
@@ -31,7 +32,7 @@ def check_copies(copies, seed=0):
     }
     answers = copies(t, h, w)
     hints = {
-        "space": "every frame is a group",
+        "space": "every frame is a group, has one copy, and the copy sees its patches (the class token is no patch)",
         "joint": "there is one group",
         "rows": "every row of every frame is a group",
         "time as in the paper": "every place is a group of t patches, and has a copy",
@@ -144,9 +145,13 @@ def check_clips_are_apart(clips_are_apart, broken_update, seed=0):
         "your test rejects a correct update: does it look at the clip that was left as it was, "
         "and is your attention the same in both runs?"
     )
+    assert verdict(lambda p, c, a: (0 * p, 0 * c)), (
+        "your test rejects an update that adds nothing, and so mixes nothing: compare the first clip's results of "
+        "two runs, not an update with another one"
+    )
     assert not verdict(broken_update), (
-        "your test accepts broken_update. Change the second clip by random numbers and look at the first; "
-        "take several frames, and an attention that mixes the tokens of a group"
+        "your test accepts broken_update. Change the second clip by random numbers, its patches and its class "
+        "token, and compare both of the first clip; take several frames, and an attention that mixes the tokens of a group"
     )
     assert not verdict(only_class_mixed), (
         "your test accepts an update that mixes the clips' class tokens: change the second clip's, "
@@ -156,8 +161,6 @@ def check_clips_are_apart(clips_are_apart, broken_update, seed=0):
         "your test accepts an update that mixes the clips' patches: change the second clip's, "
         "and compare the first clip's"
     )
-    if seed:
-        assert verdict(lambda p, c, a: (0 * p, 0 * c)), "adding nothing mixes nothing"
 
 
 @torch.no_grad()
@@ -182,7 +185,22 @@ def check_assembled_block(space_step, divided_block, seed=0):
     right = reference(patches, cls)
     found = unpack(step(patches.clone(), cls.clone()), "the patches", "the class token")
     for name, ours, theirs, came in zip(("patches", "class token"), right, found, (patches, cls)):
-        wrong = {f"SpaceStep: the skip connection of the {name} is missing": ours - came}
+        part = name == "class token"
+        unnormed = _class_update(patches, cls, step.attention.fn, "(b t) (h w)")[part]
+        twice = _class_update(F.layer_norm(patches, (dim,)), F.layer_norm(cls, (dim,)), step.attention, "(b t) (h w)")[part]  # fmt: skip
+        mixed = _class_update(patches, cls, step.attention, "(b t) (h w)", order="(g b)")[part]
+        wrong = {
+            f"SpaceStep: the skip connection of the {name} is missing": ours - came,
+            f"SpaceStep: what the step found out is not added to the {name}": came,
+            "SpaceStep: the norm is missing; self.attention has it, self.attention.fn has not": came
+            + unnormed,
+            f"SpaceStep: add the {name} as it came in, not normalised": ours
+            - came
+            + step.attention.norm(came),
+            "SpaceStep: the norm is applied twice; self.attention has it": came + twice,
+            "SpaceStep: clips are mixed; the copies of the class token are in the wrong order": came
+            + mixed,
+        }
         diagnose(theirs, ours, wrong, f"SpaceStep's {name}")
 
     block = divided_block(dim, heads)
@@ -220,6 +238,8 @@ def check_assembled_block(space_step, divided_block, seed=0):
     found = unpack(block(patches.clone(), cls.clone()), "the patches", "the class token")
     for part, name in enumerate(("patches", "class token")):
         wrong = {message: value[part] for message, value in mistakes.items()}
+        if part:  # the patches were right, so they went through it
+            del wrong["the MLP is missing"]
         diagnose(found[part], finish(x, c)[part], wrong, f"DividedBlock's {name}")
 
 
