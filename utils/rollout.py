@@ -3,6 +3,8 @@
 Source: Abnar and Zuidema 2020, arXiv 2005.00928, section 3, taken through the steps of a scheme.
 """
 
+from contextlib import contextmanager
+
 import torch
 from einops import repeat
 
@@ -43,14 +45,11 @@ def step_matrix(step, patches, cls):
     return matrix / matrix.sum(-1, keepdim=True)  # the class token's row was added once per group
 
 
-@torch.no_grad()
-def attention_rollout(model, clip):
-    """Share of the class token's attention on each patch, through all steps and skip connections.
+@contextmanager
+def watching(model, clip):
+    """One clip, (t, height, width, 3) uint8, as the model takes it, while the model is in eval mode.
 
-    Shapes: one clip (t, height, width, 3) uint8 -> (t, h, w), summing to 1. Each skip connection
-    counts half, as in the source; feed-forward layers and values are not looked at, so this is a
-    map of where information may flow, not of what the model uses. ValueError for scheme "space",
-    whose frames do not meet, and for a clip of another size than the model's.
+    ValueError for scheme "space", whose frames do not meet, and for a clip of another size than the model's.
     """
     if model.per_frame:
         raise ValueError(
@@ -64,6 +63,20 @@ def attention_rollout(model, clip):
     was_training = model.training
     model.eval()
     try:
+        yield video
+    finally:
+        model.train(was_training)
+
+
+@torch.no_grad()
+def attention_rollout(model, clip):
+    """Share of the class token's attention on each patch, through all steps and skip connections.
+
+    Shapes: one clip (t, height, width, 3) uint8 -> (t, h, w), summing to 1. Each skip connection
+    counts half, as in the source; feed-forward layers and values are not looked at, so this is a
+    map of where information may flow, not of what the model uses. ValueError as in `watching`.
+    """
+    with watching(model, clip) as video:
         patches, cls = model.embedding(video)
         itself = torch.eye(1 + patches[0, ..., 0].numel(), device=patches.device)
         total = itself
@@ -73,8 +86,6 @@ def attention_rollout(model, clip):
                 total = matrix @ total  # the later step leftmost
                 patches, cls = step(patches, cls)
             patches, cls = patches + block.feed_forward(patches), cls + block.feed_forward(cls)
-    finally:
-        model.train(was_training)
     onto_patches = total[0, 1:].view(patches.shape[1:4])
     return onto_patches / onto_patches.sum()
 
