@@ -170,10 +170,6 @@ def check_attend(attend, seed=0):
     wrong = {message: weights @ v for message, weights in wrong.items()}
     right = F.scaled_dot_product_attention(q, k, v)
     diagnose(y, right, wrong, "attend's output", "it should be softmax(q kᵀ / √d) v")
-    large = 300 * torch.ones(1, 2, 4)
-    assert torch.isfinite(attend(large, large, large)).all(), (
-        "scores of 180,000 overflow when you take exp of them: .softmax(-1) does not"
-    )
 
 
 def check_attention(attention, seed=0):

@@ -172,6 +172,7 @@ def check_answers(found, right, hints=None, tolerance=0.005):
         assert fits, f"{key!r}: answer with {kind}, not {found[key]!r}"
     for key, value in right.items():
         near = isinstance(value, float) and abs(found[key] - value) <= tolerance
+        near |= isinstance(value, str) and found[key].strip().lower() == value.lower()
         hint = (hints or {}).get(key, "look again")
         assert near or found[key] == value, (
             f"{key!r}: {found[key]!r} is not right. {hint[0].upper()}{hint[1:]}"

@@ -84,7 +84,11 @@ def check_time_attention(time_attention, seed=0):
         return groups.cumsum(1) + torch.arange(groups.shape[1])[:, None]
 
     right = patches.cumsum(1) + torch.arange(t).view(t, 1, 1, 1)
-    out = time_attention(patches, attend)
+    given = patches.clone()
+    out = time_attention(given, attend)
+    assert torch.equal(given, patches), (
+        "the patches that came in were changed: work on a new tensor"
+    )
     assert seen, "attend was never called"
     if len(seen) == 1:
         check_shape(seen[0], (b * h * w, t, 3), "what attend gets")
@@ -99,6 +103,7 @@ def check_time_attention(time_attention, seed=0):
     wrong = {
         "folded right, but put back wrongly: reshape alone does not move the axes back":
             attend(rearrange(patches, "b t h w d -> (b h w) t d")).reshape(b, t, h, w, 3),
+        "return what attend gives, without adding the patches": right + patches,
     }  # fmt: skip
     diagnose(out, right, wrong, "the result", "each token should return to the place it came from")
 
@@ -149,13 +154,14 @@ def check_scores(scores, frames_until, seed=0):
         diagnose(
             scores(scheme, t, h, w), right[scheme], wrong[scheme], f'scores("{scheme}") {told}'
         )
-    times, h, w = 2 + seed % 5, 4 + seed % 5, 5
+    times, h, w = 3 + seed % 5, 4 + seed % 5, 4
     n = h * w  # time, space and joint above go by it
     first = next(t for t in range(1, 1000) if joint(t) >= times * (time(t) + space(t)))
     wrong = {
         f"with {first - 1} frames joint does not compare {times} times as many yet": first - 1,
         "one frame earlier it does already": first + 1,
         "joint compares more, so divided is the one to multiply": 1,
+        "the class token counts, too": next(t for t in range(1, 1000) if t * n >= times * (t + n)),
     }
     diagnose(frames_until(times, h, w), first, wrong, f"frames_until({times}, {h}, {w})")
 
@@ -181,7 +187,7 @@ def check_windows(fold_windows, unfold_windows, seed=0):
     size = 3 - seed % 2  # in windows of two, a shift by 1 is the same either way
     h, w = i * size, j * size
     patches = noise(b, t, h, w, 3, seed=seed)
-    for shift in (0, 1):
+    for shift in (0, 1, 2)[:size]:
         rolled = patches.roll((-shift, -shift), (2, 3))
         pattern = "(b i j) (t x y) d"
         right = rearrange(rolled, f"b t (i x) (j y) d -> {pattern}", x=size, y=size)
@@ -193,6 +199,10 @@ def check_windows(fold_windows, unfold_windows, seed=0):
                 rearrange(rolled, f"b t (x i) (y j) d -> {pattern}", x=size, y=size),
             "the windows should move down and right: roll the patches up and left, by -shift": backwards,
             "the windows are not shifted": rearrange(patches, f"b t (i x) (j y) d -> {pattern}", x=size, y=size),
+            "the shift is given: it need not be half of the size": rearrange(
+                patches.roll((-(size // 2) * (shift > 0),) * 2, (2, 3)), f"b t (i x) (j y) d -> {pattern}", x=size, y=size),
+            "columns shift, too, not only rows":
+                rearrange(patches.roll(-shift, 2), f"b t (i x) (j y) d -> {pattern}", x=size, y=size),
             "rows and columns shift, frames stay":
                 rearrange(patches.roll((-shift, -shift), (1, 2)), f"b t (i x) (j y) d -> {pattern}", x=size, y=size),
         }  # fmt: skip
@@ -225,6 +235,16 @@ def check_windows(fold_windows, unfold_windows, seed=0):
                 "a group should hold one window in all frames, frame after frame",
             )
         found = fold_windows(patches, size, shift)
+        assert torch.equal(patches, noise(b, t, h, w, 3, seed=seed)), (
+            "the patches that came in were changed: roll makes a new tensor, do not write into the old one"
+        )
         again = unfold_windows(found, size, shift, t, h, w)
-        wrong = {"the shift is not undone": rolled}
+        wrong = {
+            "the shift is not undone": rolled,
+            "the shift is made once more, not undone: roll the other way": rolled.roll(
+                (-shift, -shift), (2, 3)
+            ),
+            "rows and columns shift back, frames stay": rolled.roll((shift, shift), (1, 2)),
+            "columns shift back, too": rolled.roll(shift, 2),
+        }
         diagnose(again, patches, wrong, f"the patches put back (size {size}, shift {shift})")

@@ -39,6 +39,14 @@ def check_parameters(parameters, seed=0):
         "the last norm is missing": right - 2 * d,
         "the head has biases too": right - classes,
         "a vector of d numbers is missing: the class token, or the bias of the patch map": right - d,
+        "the bias of the d → 3d layers is missing": right - depth * 6 * d,
+        "the bias of the attentions' d → d layers is missing": right - depth * 2 * d,
+        "places are rows times columns: the square of image_size / patch_size": right - (side**2 - side) * d,
+        "the space embeddings are missing": right - side**2 * d,
+        "the time embeddings are missing": right - frames * d,
+        "the class token has no place: the space embeddings are one for each place": right + d,
+        "GELU, not GEGLU: the MLP's first layer makes 4 · d numbers": right + depth * (4 * d * d + 4 * d),
+        "there are `depth` blocks": right - (depth - 1) * count_parameters(model.blocks[0]),
         "a pixel has three colours": right - 2 * patch**2 * d,
         "a time embedding is shared by all places of a frame": right + frames * (side**2 - 1) * d,
         "the extra layer's bias is missing": right - depth * d,
@@ -105,6 +113,9 @@ def check_block_cost(block_cost, seed=0):
         "a divided block has two attentions": 13 * tokens * d**2,
         "the MLP has two layers, of 4 d² each": 13 * tokens * d**2,
         "that is one token's share": 17 * d**2,
+        "biases are not counted": 17 * tokens * d**2 + 17 * tokens * d,
+        "a multiply-add counts once": 34 * tokens * d**2,
+        "only patches are counted, no class token": 17 * (tokens + 1) * d**2,
         "an attention has four layers' worth: queries, keys, values, output": 15 * tokens * d**2,
         "first linear, then pairs": 2 * d * (time + space),
     }
@@ -132,6 +143,7 @@ def check_stretch_time(stretch_time, seed=0):
         "that repeats frames; take the mode \"linear\"": F.interpolate(channels, frames)[0].T,
         "without align_corners: each frame stands for a stretch of time, not for a point":
             F.interpolate(channels, frames, mode="linear", align_corners=True)[0].T,
+        "reshape does not turn the axes round: rearrange or transpose": F.interpolate(embedding.reshape(1, d, t), frames, mode="linear").reshape(frames, d),
         "the clip starts again after its end; stretch it instead": embedding[torch.arange(frames) % t],
         "the last frame is repeated; stretch the clip instead": embedding[torch.arange(frames).clamp(max=t - 1)],
     }  # fmt: skip
@@ -214,10 +226,19 @@ def check_fuse(fuse, seed=0):
         for j, layer in enumerate(("query", "key", "value", "out")):
             weights[f"{prefix}{layer}.weight"] = noise(dim, dim, seed=10 * i + j)
             weights[f"{prefix}{layer}.bias"] = noise(dim, seed=10 * i + j + 5)
+    for j, layer in enumerate(("query", "key", "value")):  # a prefix that holds a layer's name
+        weights[f"query_path.0.{layer}.weight"] = noise(dim, dim, seed=60 + j)
+    weights["old_key.weight"] = noise(dim, dim, seed=97)
     weights["query_norm.weight"] = noise(dim, seed=99)
     weights["value.scale.weight"] = noise(dim, seed=98)
     given = dict(weights)
-    found = fuse(weights)
+    try:
+        found = fuse(weights)
+    except KeyError as error:
+        raise AssertionError(
+            f"you look for a name that is not there: {error}. The layer is the last part but one of a name; a part "
+            "before it may hold the same word, as in query_path.0.query.weight"
+        ) from error
     assert isinstance(found, dict), f"return a dict, not {type(found).__name__}"
     assert list(weights) == list(given), "the dict that came in was changed: build a new one"
     right = {}

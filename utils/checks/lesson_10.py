@@ -138,6 +138,35 @@ def check_read_rgb(read_rgb, seed=0):
                     f"{bad.name} {why}: raise a VideoError; you return "
                     + ("nothing" if found is None else f"an array of {len(found)}")
                 )
+        _check_liars(read_rgb, Path(folder), frames)
+
+
+def _check_liars(read_rgb, folder, frames):
+    """Two files whose header says something else than nine frames."""
+    write_video(folder / "honest.avi", frames)
+    data = bytearray((folder / "honest.avi").read_bytes())
+    place = data.index(b"strh") + 8 + 32  # where an .avi keeps its length in frames
+    for claim in (3, 5000):
+        data[place : place + 4] = claim.to_bytes(4, "little")
+        path = folder / f"claims_{claim}.avi"
+        path.write_bytes(data)
+        told = f"{path.name} holds nine frames, whatever its header says"
+        try:
+            shown = read_rgb(path, [2, 5, 7])[:, :10, :, 1].mean((1, 2)) / 25
+        except VideoError as error:
+            raise AssertionError(
+                f"{told}; frames 2, 5 and 7 are there, but yours raises: {error}"
+            ) from error
+        assert np.abs(shown - [2, 5, 7]).max() < 0.6, (
+            f"{told}; asked for 2, 5 and 7 you return {[round(float(s)) for s in shown]}: decode in order, do not jump"
+        )
+        try:
+            found = read_rgb(path, [2, 9])
+        except VideoError:
+            continue
+        raise AssertionError(
+            f"{told}, so there is no frame 9: raise a VideoError; you return an array of {len(found)}"
+        )
 
 
 def _check_fit(fit, rows, columns):
@@ -210,8 +239,9 @@ def check_fit(fit, seed=0):
 def check_at_rate(at_rate, seed=0):
     """`at_rate(total, fps, new_fps)`: the frame on the screen at each moment of the new rate."""
     for total, fps, new_fps in [
-        (30 + seed, 30, 10),
-        (20, 25 + seed, 10),
+        (31 + seed % 5, 30, 10),
+        (120, 25, 5),
+        (20, 25 + seed % 5, 10),
         (9, 8, 24),
         (7, 30, 12),
         (12, 8, 8),
@@ -253,6 +283,7 @@ def check_split(split_by_person, seed=0):
         )
         assert test == 6 or train + test != 20, (
             f"{told} three persons, 6 of the 20 files, are exactly enough; your test side holds {test}"
+            + " (team_1 is another person than team_11, which begins alike)" * (test > 8)
         )
     rng = np.random.default_rng(seed)
     persons = ["anna", "amir", "ann", "bo_li", "bo", "bo_ann", "emil", "fay", "gus", "hana"]
@@ -260,7 +291,15 @@ def check_split(split_by_person, seed=0):
     names = [f"{person}_{k}.mp4" for person, count in zip(persons, counts) for k in range(count)]
     splits = set()
     for s in range(8):
-        train, test = unpack(split_by_person(list(names), 0.3, s), "training names", "test names")
+        given = list(names)
+        sides = unpack(split_by_person(given, 0.28, s), "training names", "test names")
+        assert given == names, "the list that came in was changed: work on a new one"
+        assert all(isinstance(side, list | tuple) for side in sides), "return two lists"
+        train, test = map(list, sides)
+        again = split_by_person(list(names), 0.28, s)
+        assert sorted(again[1]) == sorted(test), (
+            "the same seed should give the same split: use it for the shuffle"
+        )
         assert sorted([*train, *test]) == sorted(names), (
             "every file belongs to exactly one side; some are lost or on both"
         )
@@ -268,17 +307,18 @@ def check_split(split_by_person, seed=0):
         both = sides[0] & sides[1]
         assert not both, f"{sorted(both)[0]} is on both sides: move whole persons"
         largest = max((counts[persons.index(p)] for p in sides[1]), default=0)
-        assert len(test) >= 0.3 * len(names), (
-            f"the test side holds {len(test)} of {len(names)} files, less than 0.3 of them: count files, not persons"
+        assert len(test) >= 0.28 * len(names), (
+            f"the test side holds {len(test)} of {len(names)} files, less than 0.28 of them: count files, not persons, "
+            "do not round, and do not stop one person too early"
         )
-        assert len(test) - largest < 0.3 * len(names), (
+        assert len(test) - largest < 0.28 * len(names), (
             f"the test side holds {len(test)} of {len(names)} files: without one of its persons it "
-            "would still have 0.3 of them; stop as soon as there are enough"
+            "would still have 0.28 of them; stop as soon as there are enough"
         )
         for turn in range(4):
-            again = split_by_person(list(np.random.default_rng(turn).permutation(names)), 0.3, s)
+            again = split_by_person(list(np.random.default_rng(turn).permutation(names)), 0.28, s)
             assert sorted(map(str, again[1])) == sorted(test), (
-                "the split depends on the order of the names: sort the persons before you shuffle"
+                "the split depends on the order of the names, or of a set: sort the persons before you shuffle"
             )
         splits.add(tuple(sorted(test)))
     assert len(splits) > 1, "every seed gives the same split: use the seed"

@@ -21,6 +21,11 @@ from utils.training import to_video
 
 def check_losses(losses, seed=0):
     """`losses(num_classes, p)`: the cross-entropy of knowing nothing, and of probability p."""
+    for one in (seed, seed + 1):
+        _check_losses(losses, one)
+
+
+def _check_losses(losses, seed):
     classes, p = (400, 6, 10, 1000)[seed % 4], (0.25, 0.99, 0.9, 0.1)[seed % 4]
     alike, sure = unpack(losses(classes, p), "the loss of equal classes", "the loss at p")
     wrong = {
@@ -44,6 +49,11 @@ def check_losses(losses, seed=0):
 
 def check_learning_rate(learning_rate, seed=0):
     """`learning_rate(step, steps, peak, warm_up)` rises linearly, then falls along half a cosine."""
+    for one in (seed, seed + 1):
+        _check_learning_rate(learning_rate, one)
+
+
+def _check_learning_rate(learning_rate, seed):
     more = seed % 5
     steps, warm_up, peak = 50 + 30 * more, 10 - more, 0.004 * (more + 1)
     found = [
@@ -61,7 +71,13 @@ def check_learning_rate(learning_rate, seed=0):
     cosine = 0.5 * (1 + np.cos(np.pi * progress))
     wrong = {
         "the first step has a rate of 0, so it learns nothing: count it as 1": schedule(cosine, peak * step / warm_up),
+        "step 0 has peak / warm_up, not 0: there are warm_up steps of equal height": schedule(cosine, peak * step / max(warm_up - 1, 1)),
+        "the rate is a share of peak": schedule(cosine, rise / peak) / np.where(up, 1, peak),
+        "half of (1 + cos), so that it starts at the peak": schedule(2 * cosine),
+        "a quarter of a cosine falls too steeply at its end: half of one, ½ · (1 + cos(π · progress))": schedule(np.cos(np.pi / 2 * progress)),
+        "progress is the share of the way from warm_up to steps, so divide by steps - warm_up": schedule(0.5 * (1 + np.cos(np.pi * (step - warm_up) / steps))),
         "there is no warm-up": peak * cosine,
+        "there is no warm-up, and the fall begins at step 0": peak * 0.5 * (1 + np.cos(np.pi * step / steps)),
         "the fall is a straight line; it should be half a cosine": schedule(1 - progress),
         "a whole cosine comes up again: half of one, π · progress": schedule(0.5 * (1 + np.cos(2 * np.pi * progress))),
         "the fall begins at step 0; progress is 0 at the end of the warm-up": schedule(0.5 * (1 + np.cos(np.pi * step / steps))),
@@ -102,6 +118,14 @@ def check_mirror(mirror, seed=0):
         "you turn the colours round: the width is axis 3": clips[..., ::-1],
         "the clips were not mirrored": clips,
     }
+    assert len(found) == len(clips), (
+        f"return only the mirrored clips, {len(clips)}; yours are {len(found)}"
+    )
+    wrong["only left and right are exchanged: the width alone"] = clips[:, :, ::-1, ::-1]
+    after = np.asarray(after)
+    assert np.issubdtype(after.dtype, np.integer), (
+        f"labels are whole numbers; yours are {after.dtype}"
+    )
     diagnose(np.ascontiguousarray(found), np.ascontiguousarray(clips[:, :, :, ::-1]),
              {message: np.ascontiguousarray(value) for message, value in wrong.items()}, "the mirrored clips")  # fmt: skip
     only_once = np.where(labels < 2, 0, labels)
@@ -232,6 +256,11 @@ def check_accuracy(accuracy, seed=0):
         assert model.training == mode and model.dropout.training == mode, (
             f"the model came in {'training' if mode else 'eval'} mode and should leave in it, with all its parts: model.train(mode)"
         )
+    enabled = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    assert enabled, (
+        "gradients are switched off for everybody now: use torch.no_grad() as a with block, which switches them on again"
+    )
     assert not any(model.tracked), "gradients were kept: measure under torch.no_grad()"
 
 
@@ -343,6 +372,7 @@ def _check_train_step_in_parts(step, clip, seed):
         "average over all clips": sum(means),
         "the sum over all clips: divide it by their number": right * clips,
     }
+    assert not isinstance(loss, torch.Tensor), "return the loss as a number: loss.item()"
     diagnose(loss, right, wrong, "the loss")
     assert model.events[:2] != ["forward", "forward"], (
         "`backward` came only when all parts had been through the model, so all their graphs were held "

@@ -61,7 +61,7 @@ def check_softmax(softmax, seed=0):
     diagnose(softmax(many), many.softmax(-1), {}, "the shares for (b, n, classes)")
     diagnose(softmax(many[0, 0]), many[0, 0].softmax(-1), {}, "the shares for one row")
     for large in (torch.tensor([[1000.0, 999.0, 998.0]]), torch.tensor([[0.0, 1.0], [-2000.0, -2001.0]]),
-                  torch.tensor([[1000.0, 0.0, -1000.0]])):  # fmt: skip
+                  torch.tensor([[1000.0, 0.0, -1000.0]]), torch.tensor([[0.0, 1000.0]])):  # fmt: skip
         found = numbers(softmax(large), "the shares")
         assert found.isfinite().all(), (
             f"for logits like {large[-1].tolist()} the result is not a number: take each row's largest away first"
@@ -74,7 +74,14 @@ def check_hide(hide, lost, seed=0):
     t, rows, columns, size = sizes(4, seed, of=(2, 3, 4, 5))
     rng = np.random.default_rng(seed)
     clip = rng.integers(0, 100, (t, rows * size, columns * size, 3), dtype=np.uint8)
-    before, row, column = clip.copy(), rows - 1, columns - 1
+    for row, column in ((rows - 1, columns - 1), (0, 1), (1, 0)):
+        _check_hidden_tile(hide, clip, row, column, size)
+    before = clip.copy()
+    _check_lost(lost, clip, before, rng, t, rows, columns, size)
+
+
+def _check_hidden_tile(hide, clip, row, column, size):
+    before = clip.copy()
     right = clip.copy()
     right[:, row * size : (row + 1) * size, column * size : (column + 1) * size] = 115
     found = hide(clip, row, column, size)
@@ -94,8 +101,14 @@ def check_hide(hide, lost, seed=0):
         "rows come before columns": swapped,
         "row and column count tiles, not pixels: multiply by the size": pixel,
     }
-    diagnose(found, right, wrong, "the clip with a hidden tile")
+    wrong["nothing was hidden"] = before
+    one = before.copy()
+    one[:, row * size : (row + 1) * size, column * size : (column + 1) * size, 0] = 115
+    wrong["all three colours are to be hidden"] = one
+    diagnose(found, right, wrong, f"the clip with tile {row}, {column} hidden")
 
+
+def _check_lost(lost, clip, before, rng, t, rows, columns, size):
     weights = rng.random((rows, columns))
 
     def share(clip):
@@ -140,13 +153,15 @@ def _check_best_temperature(best_temperature, stretch, seed):
     logits = noise(300, 4, seed=seed) * 2
     labels = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
     stretched = logits * stretch
-    candidates = [0.25, 0.3, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0]
+    candidates = [1.0, 5.0, 0.4, 3.0, 0.25, 4.0, 0.5, 2.0, 0.3]  # in no order
 
     def loss(temperature):
         return F.cross_entropy(stretched / temperature, labels).item()
 
     right = min(candidates, key=loss)
-    found = best_temperature(stretched, labels, candidates)
+    given = list(candidates)
+    found = best_temperature(stretched, labels, given)
+    assert given == candidates, "the list of candidates was changed: work on a copy"
     found = number(found, "the best temperature")
     assert any(abs(found - candidate) < 1e-6 for candidate in candidates), (
         f"one of the candidates, not {found}"
@@ -202,6 +217,9 @@ def check_calibration(calibration_error, seed=0):
     sure = torch.tensor([1.0, 0.0, 0.0]).expand(80, 3)
     probabilities = torch.cat([probabilities, sure])
     labels = torch.cat([labels, torch.arange(80) % 2])  # sure, and wrong every other time
+    # a confidence on a border belongs to the bin that begins there
+    border = torch.tensor([0.5, 0.25, 0.25]).expand(40, 3)
+    probabilities, labels = torch.cat([probabilities, border]), torch.cat([labels, torch.zeros(40, dtype=torch.long)])  # fmt: skip
     for bins in (10, 20 + seed % 5):
         right = _calibration_error(probabilities, labels, bins)
         confidence, predicted = probabilities.max(-1)
@@ -279,7 +297,22 @@ def check_rollout(rollout, share_of_patches, seed=0):
         "the last layer alone is not the rollout": halves[-1],
     }
     right = product(halves)
-    diagnose(rollout([matrix.clone() for matrix in matrices]), right, wrong, "the rollout")
+    wrong |= {
+        "row by row: who looks stands in the rows, so no transpose": product(
+            [half.T for half in halves]
+        ),
+        "that is the rollout turned round: rows and columns are exchanged": right.T,
+        "the identity is halved, too: (A + I) / 2": product(
+            [matrix / 2 + itself for matrix in matrices]
+        ),
+        "the last layer is missing": product(halves[:-1]),
+        "the first layer has a skip connection, too": product([matrices[0], *halves[1:]]),
+    }
+    given = [matrix.clone() for matrix in matrices]
+    diagnose(rollout(given), right, wrong, "the rollout")
+    assert all(torch.equal(one, other) for one, other in zip(given, matrices)), (
+        "the matrices that came in were changed: work on new ones"
+    )
     wrong = {
         "a row says at whom the class token looks; you take the column": right[1:, 0]
         / right[1:, 0].sum(),

@@ -34,7 +34,12 @@ def check_lip_window(window, seed=0):
 
 
 def _check_lip_window(window, total, num_frames):
-    words = ((17.0, 23.25), (20.5, 28.5), (0.5, 3.0), (total - 4.25, total - 0.5))
+    words = (
+        (17.0, 23.25),
+        (20.5, 28.0),
+        (0.5, 3.0),
+        (total - 4.25, total - 0.5),
+    )  # no start falls on a half
     for first, end in words:
         start = round((first + end) / 2 - num_frames / 2)
         frames = np.arange(start, start + num_frames)
@@ -47,6 +52,10 @@ def _check_lip_window(window, total, num_frames):
             "the window starts in the middle of the word; half of it should come before": middle.clip(0, total - 1),
             "the window was pushed into the sentence: keep its place, and repeat the outermost frame":
                 np.arange(num_frames) + min(max(start, 0), total - num_frames),
+            "round once, when num_frames / 2 has been subtracted":
+                (frames - start + round((first + end) / 2) - num_frames // 2).clip(0, total - 1),
+            "half the window comes before the middle: num_frames / 2, not 6": (frames - start + round((first + end) / 2 - 6)).clip(0, total - 1),
+            "the middle is (first + end) / 2, not half the length": (frames - start + round((end - first) / 2 - num_frames / 2)).clip(0, total - 1),
             "round to the nearest frame, do not cut off": (frames - start + int((first + end) / 2 - num_frames / 2)).clip(0, total - 1),
             "there is no such frame: repeat the outermost one": frames,
             "the last frame has the number total - 1": frames.clip(0, total),
@@ -62,6 +71,13 @@ def check_by_length(by_length, seed=0):
     cases = [
         ([(4, "by"), (4, "by"), (4, "at"), (9, "with"), (9, "with"), (9, "with")], 4.25, "by"),
         ([(3, "at"), (5, "in"), (5, "in"), (3, "with"), (8, "by")], 4, "in"),  # both sides count
+        ([(5, "at"), (3, "in"), (3, "in"), (5, "with"), (8, "by")], 4, "in"),
+        ([(5, "at"), (3, "in"), (3, "in"), (5, "with"), (8, "by")], 7, "by"),
+        (
+            [(6, word) for word in ("with", "now", "set", "red", "lay", "bin", "soon", "place")],
+            6,
+            "bin",
+        ),
         ([(6, "set"), (6, "lay"), (9, "bin")], 7, "lay"),  # equally common: the alphabet
         ([(2, "at"), (7, "with"), (7, "by"), (7, "by"), (2, "at"), (2, "at")], 30, "by"),
     ]
@@ -73,7 +89,14 @@ def check_by_length(by_length, seed=0):
             near = sorted(str(word) for other, word in train if abs(other - length) == nearest)
             cases.append((train, length, max(dict.fromkeys(near), key=near.count)))
     for train, length, right in cases:
-        found = by_length(list(train), length)
+        given = list(train)
+        try:
+            found = by_length(given, length)
+        except (ValueError, IndexError, KeyError) as error:
+            raise AssertionError(
+                f"for length {length} yours raises {type(error).__name__}: {error}. Which words of training did it choose from?"
+            ) from error
+        assert given == train, "the list that came in was changed: work on a new one"
         assert isinstance(found, str), f"return a word, not {found!r}"
         if found == right:
             continue
@@ -94,7 +117,13 @@ def check_by_length(by_length, seed=0):
 
 def check_reader(model, needed=2 / 3):
     """A model with four classes that is right on two thirds of the colours for validation."""
-    assert isinstance(model, torch.nn.Module), f"return the model, not {model!r}"
+    assert isinstance(model, torch.nn.Module), (
+        f"return the model alone, not a {type(model).__name__}"
+    )
+    size = getattr(model, "clip_shape", None)
+    assert size in (None, (8, 3, 32, 48)), (
+        f"the model takes clips of {size}; make it with num_frames=8 and image_size=(32, 48)"
+    )
     words = lips.words("validation", "colour")
     windows, labels = lips.windows(words, 8, progress=False)
     shares = predict(model, lips.channels(windows))
@@ -116,7 +145,12 @@ def check_read_sentence(read, sure, seed=0):
     shares = rng.dirichlet(np.full(len(lips.CLASSES), 0.3), 6)
     possible = lips.SLOT_OF == np.arange(6)[:, None]
     right = [lips.CLASSES[k] for k in np.where(possible, shares, -1).argmax(axis=1)]
-    found = unpack(read(shares.copy()), *[f"the word of slot {slot}" for slot in lips.SLOTS])
+    given = shares.copy()
+    found = unpack(read(given), *[f"the word of slot {slot}" for slot in lips.SLOTS])
+    assert (given == shares).all(), "the shares that came in were changed: work on a copy"
+    assert all(isinstance(word, str) for word in found), (
+        f"return words, not their numbers: {found!r}"
+    )
     found = [str(word) for word in found]
     freely = [lips.CLASSES[k] for k in shares.argmax(axis=1)]
     assert found != freely, (
@@ -133,5 +167,6 @@ def check_read_sentence(read, sure, seed=0):
         "only words of the slot are possible": (shares.max(axis=1) / whole).prod(),
         "add nothing up: multiply the six": (best / whole).sum(),
     }
-    told = number(sure(shares.copy()), "how sure the sentence is")
+    told = number(sure(given), "how sure the sentence is")
+    assert (given == shares).all(), "the shares that came in were changed: work on a copy"
     diagnose(told, (best / whole).prod(), wrong, "how sure the sentence is", tolerance=1e-7)

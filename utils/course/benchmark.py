@@ -267,7 +267,10 @@ def benchmark_video(folder=None, num_frames=8, repeats=5):
             n = min(num_frames, total)
             readers = (our_frames, *others.values())
             turns = [[reader(path, n) for reader in readers] for _ in range(repeats)]
-        except (ValueError, av.error.FFmpegError) as error:  # ours are ValueErrors; theirs where sizes change
+        except (
+            ValueError,
+            av.error.FFmpegError,
+        ) as error:  # ours are ValueErrors; theirs where sizes change
             print(f"{path.name[:44]:44} {type(error).__name__}: not compared")
             continue
         ours, *theirs = (min(times) for times in zip(*turns))

@@ -214,7 +214,7 @@ WRONG = [
     (checks.check_attend, lambda q, k, v: (q @ k.mT).softmax(-1), "should have shape"),
     (checks.check_attention, HeadsMergedWrongly, "mixed up in a reshape"),
     (checks.check_attention, HeadsInterleaved, "side by side"),
-    (checks.check_attention, ScaledByDim, "scaled by"),
+    (checks.check_attention, ScaledByDim, "divided by √dim"),
     (checks.check_attention, WrongAxis, "the softmax runs over the queries"),
     (checks.check_attention, NobodyAttends, "nobody attends"),
     (checks.check_attention, GroupsMix, "groups must not see"),
