@@ -264,32 +264,24 @@ def _enough(history, patience):
     return len(shares) - 1 - shares.index(max(shares)) >= patience
 
 
-class Enough(Exception):
-    """Ends a training early, without being an error; `fit`'s caller catches it."""
+class BestEpoch:
+    """For `fit(log=…)` with a `test`: keeps the weights of the epoch that was best on it, the first of equals.
 
-
-class EarlyStopping:
-    """For `fit(log=…)` with a `test`: keeps the weights of the best epoch, and raises `Enough` when
-    `patience` epochs have not been better.
-
-    Its `test` must not be the clips that judge the model in the end: the best of many epochs is partly
-    luck (lesson 14). Afterwards `epoch` is the best one and `weights` its state dict. In one process.
+    That `test` must not be the clips that judge the model in the end: the best of many epochs is partly
+    luck (lesson 14). Afterwards `epoch` is its number and `weights` its state dict. `fit(patience=…)` ends a
+    run that does not become better.
     """
 
-    def __init__(self, model, patience):
-        self.model, self.patience = model, patience
+    def __init__(self, model):
+        self.model = model
         self.epoch, self.accuracy, self.weights = 0, -1.0, None
 
     def __call__(self, step, values):
-        if "epoch test_accuracy" not in values:
-            return
-        if values["epoch test_accuracy"] > self.accuracy:
+        if values.get("epoch test_accuracy", -1.0) > self.accuracy:
             self.epoch, self.accuracy = values["epoch epoch"], values["epoch test_accuracy"]
             self.weights = {
                 name: weight.clone() for name, weight in self.model.state_dict().items()
             }
-        elif values["epoch epoch"] - self.epoch >= self.patience:
-            raise Enough
 
 
 def _plan(steps, per_epoch, batch_size, clips, seed, rank, processes):

@@ -17,7 +17,7 @@ from utils.experiments.tables import machine
 from utils.model import TimeSformer, count_parameters, resize_model
 from utils.paths import DATA, write_text
 from utils.published import load_published, save_published
-from utils.training import EarlyStopping, Enough, evaluate, fit, load_model
+from utils.training import BestEpoch, evaluate, fit, load_model
 
 SIZES = dict(num_frames=8, image_size=48)
 SMALL = dict(patch_size=8, dim=48, depth=2, heads=4)
@@ -104,16 +104,13 @@ def learn_colours(arm, seed, data, held, test):
         model.requires_grad_(False)
         model.head.requires_grad_(True)
     how = MANY if len(data[0]) > 100 else FEW
-    stopping = EarlyStopping(model, PATIENCE[len(data[0])])
-    started = process_time()
-    try:
-        fit(model, data, held, **how, peak_lr=rate, augment=varied, seed=seed, log=stopping, progress=False)  # fmt: skip
-    except Enough:
-        pass
+    best, started = BestEpoch(model), process_time()
+    fit(model, data, held, **how, peak_lr=rate, augment=varied, seed=seed, log=best,
+        patience=PATIENCE[len(data[0])], progress=False)  # fmt: skip
     seconds = process_time() - started
-    model.load_state_dict(stopping.weights)
-    return dict(arm=arm, clips=len(data[0]), seed=seed, learned=count_parameters(model), epoch=stopping.epoch,
-                seconds=round(seconds, 1), validation=round(stopping.accuracy, 4), test=round(evaluate(model, test), 4))  # fmt: skip
+    model.load_state_dict(best.weights)
+    return dict(arm=arm, clips=len(data[0]), seed=seed, learned=count_parameters(model), epoch=best.epoch,
+                seconds=round(seconds, 1), validation=round(best.accuracy, 4), test=round(evaluate(model, test), 4))  # fmt: skip
 
 
 def measure(seed):

@@ -19,8 +19,7 @@ from utils.motion import CLASSES, augment, make_clips
 from utils.paths import DATA
 from utils.recipe import MODEL, motion_data
 from utils.training import (
-    EarlyStopping,
-    Enough,
+    BestEpoch,
     evaluate,
     fit,
     learning_rate,
@@ -413,18 +412,18 @@ def test_labels_may_be_shares_of_the_classes():
     assert half[0]["loss"] != pytest.approx(hard[0]["loss"], abs=1e-4)
 
 
-def test_early_stopping_keeps_the_best_epoch(data):
-    model = tiny()
-    stopping = EarlyStopping(model, patience=2)
-    with pytest.raises(Enough):
-        fit(model, data, (data[0], (data[1] + 1) % 6), epochs=30, batch_size=8, log=stopping, progress=False)  # fmt: skip
-    assert len(stopping.weights) == len(model.state_dict()) and stopping.epoch >= 1
-    again = tiny()
-    history = fit(
-        again, data, (data[0], (data[1] + 1) % 6), epochs=30, batch_size=8, progress=False
-    )
-    accuracies = [row["test_accuracy"] for row in history]
-    best = accuracies.index(stopping.accuracy)
-    assert best + 1 == stopping.epoch and max(accuracies[: best + 3]) == stopping.accuracy
-    model.load_state_dict(stopping.weights)
-    assert evaluate(model, (data[0], (data[1] + 1) % 6)) == stopping.accuracy
+def test_patience_ends_a_run_and_the_best_epoch_is_kept(data):
+    wrong = data[0], (data[1] + 1) % 6
+    how = dict(epochs=30, batch_size=8, progress=False)
+    model, again = tiny(), tiny()
+    best = BestEpoch(model)
+    short = fit(model, data, wrong, log=best, patience=2, **how)
+    whole = fit(again, data, wrong, **how)
+    accuracies = [row["test_accuracy"] for row in short]
+    assert short == whole[: len(short)] and len(short) == best.epoch + 2 < 30
+    assert accuracies.index(max(accuracies)) + 1 == best.epoch and max(accuracies) == best.accuracy
+    model.load_state_dict(best.weights)
+    assert evaluate(model, wrong) == best.accuracy
+    for patience, test in ((0, wrong), (2, None)):
+        with pytest.raises(ValueError, match="patience is 1 or more epochs, and needs a test"):
+            fit(model, data, test, patience=patience, **how)
