@@ -40,7 +40,7 @@ from utils.dataset import VideoFolder
 from utils.model import SCHEMES, Attention, TimeSformer, count_parameters, resize_model
 from utils.paths import write_text
 from utils.published import load_published
-from utils.training import fit, load_model, save_model, saved_step
+from utils.training import fit, load_model, save_model, saved_history, saved_step
 
 SIZES = {
     "tiny": dict(patch_size=8, dim=48, depth=2, heads=4),  # of lesson 11
@@ -324,6 +324,14 @@ def train(given):
     if given.resume and run.exists():
         accelerator.print(f"going on after step {saved_step(run)}")
     best = out / "best.safetensors"
+    if (
+        given.patience
+        and given.resume
+        and run.exists()
+        and saved_history(run)
+        and not best.exists()
+    ):
+        raise ValueError(f"{best}: not there, so the best epoch so far is lost; go on without --patience, or begin anew")  # fmt: skip
     highest = [load_model(best)[1]["validation"] if given.resume and best.exists() else -1.0]
     board = []  # TensorBoard's writer, once there is something to write
 

@@ -361,8 +361,13 @@ def _open_run(path):
 
 
 def saved_step(path):
-    """How many steps a saved run has behind it. ValueError when the file holds none."""
+    """How many steps a saved run has behind it. ValueError when the file holds no run."""
     return _open_run(path)[1]["step"]
+
+
+def saved_history(path):
+    """What `fit` has noted of a saved run's epochs so far. ValueError when the file holds no run."""
+    return _open_run(path)[1]["history"]
 
 
 def load_run(path, model, optimizer, run, scaler=None):

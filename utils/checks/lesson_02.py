@@ -104,7 +104,11 @@ def check_read_maps(read_maps):
     }
     answers = read_maps()
     if isinstance(answers, dict):
-        odd = [value for value in answers.values() if value not in (None, *HEADS)]
+        odd = [
+            value
+            for value in answers.values()
+            if value is not None and str(value).upper() not in HEADS
+        ]
         assert not odd, f'answer with "A", "B", "C" or "D", not {odd[0]!r}'
     check_answers(answers, right, hints)
 

@@ -113,9 +113,8 @@ def _error(cell, limits):
     if any(out.ename == "CellTimeoutError" for out in errors):
         return "limit", f"took longer than {limits.seconds} s"
     said = re.sub(r"\x1b\[[0-9;]*m", "", errors[-1].evalue).strip()
-    return errors[-1].ename, re.sub(
-        r" \([^()]*, line (\d+)\)$", r" (line \1)", said
-    )  # no file's name
+    # the file that a SyntaxError names is the kernel's own
+    return errors[-1].ename, re.sub(r" \([^()]*, line (\d+)\)$", r" (line \1)", said)
 
 
 def page(student, exercise, total, rows, notes, run):

@@ -253,9 +253,8 @@ def _aligned(cells, given):
         if answer is not None:
             near = [n for n in range(place, found) if cells[n]["cell_type"] == answer.cell_type]
             if len(near) != 1:
-                if (
-                    answer.cell_type == "markdown"
-                ):  # words below a given cell that was left as it was
+                if answer.cell_type == "markdown":
+                    # words may stand below a given cell that was left as it was
                     near = [n for n in near[:1] if _same(cells[n]["source"], answer.source)]
                 near = [n for n in near if _defined(answer.source) <= _defined(cells[n]["source"])]
             if len(near) != 1:

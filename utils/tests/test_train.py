@@ -221,6 +221,9 @@ def test_patience_ends_the_run_for_all_processes_and_keeps_the_best_epoch(videos
     assert again.returncode == 0, again.stderr
     after = load_file(one / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
+    (one / "best.safetensors").unlink()  # as after a run that began without --patience
+    lost = run(videos, one, *more, "--resume")
+    assert lost.returncode == 1 and "best.safetensors: not there, so the best epoch so far is lost" in lost.stderr  # fmt: skip
 
 
 # In this process, alone ---------------------------------------------------------------------------
