@@ -28,14 +28,15 @@ class VideoFolder:
     as given). `size`, `sampling` and `pad` as in `read_frames`; for "random" set `epoch` before each
     epoch, and every clip shows other frames in it (the workers of a DataLoader are copies: they see
     the new `epoch` only when they are started anew, so without `persistent_workers`). VideoError when
-    the folder is missing, has no class folders, holds an unknown class, or a class without a video.
+    the folder is missing, has no class folders, holds an unknown class, or a class without a video. What is no video by its name lands
+    in `passed_over`: print(folder.told_passed_over()).
     """
 
     def __init__(self, root, num_frames, size, sampling="uniform", pad=False, classes=None, seed=0):
         self.root = Path(root)
         if not self.root.is_dir():
             raise VideoError(f"{self.root}: no such folder; it should hold one folder per class")
-        found = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))  # fmt: skip
+        found = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not _foreign(p))
         if not found:
             raise VideoError(f"{self.root}: holds no folders; it should hold one per class")
         self.classes = tuple(classes or found)
@@ -44,14 +45,25 @@ class VideoFolder:
             raise VideoError(f"{self.root}: the folders and the classes {self.classes} differ in {odd}")  # fmt: skip
         self.num_frames, self.size, self.sampling, self.pad = num_frames, size, sampling, pad
         self.seed, self.epoch = seed, 0
-        self.paths, self.labels = [], []
+        self.paths, self.labels, self.passed_over = [], [], []
         for label, name in enumerate(self.classes):
-            files = [p for p in sorted((self.root / name).iterdir())
-                     if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith(".")]  # fmt: skip
+            there = [p for p in sorted((self.root / name).iterdir()) if not _foreign(p)]
+            files = [p for p in there if p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir()]
+            self.passed_over += [p for p in there if p not in files]
             if not files:
-                raise VideoError(f"{self.root / name}: no video in this class folder")
+                others = f", only {self.told_passed_over()}" if there else ""
+                raise VideoError(f"{self.root / name}: no video in this class folder{others}")
             self.paths += files
             self.labels += [label] * len(files)
+
+    def told_passed_over(self):
+        """What lies in the class folders and is not read: `passed_over`, in words."""
+        folders = [p for p in self.passed_over if p.is_dir()]
+        names = [f"{p.relative_to(self.root)}" for p in self.passed_over if p not in folders]
+        told = [f"files whose names do not end as a video's: {_few(names)}"] if names else []
+        if folders:
+            told.append(f"folders inside a class folder: {_few([f'{p.relative_to(self.root)}' for p in folders])}")  # fmt: skip
+        return "; ".join(told)
 
     def __len__(self):
         return len(self.paths)
@@ -86,7 +98,7 @@ class VideoFolder:
     def leave_out_unreadable(self, progress=True):
         """Forget the videos that cannot be read as asked; returns {path: reason} for each of them.
 
-        For a messy folder of one's own: look at the reasons, mend what can be mended. VideoError when a
+        For a messy folder of one's own: look at the reasons, and repair what can be repaired. VideoError when a
         class is left without a video.
         """
         _, broken = self._read_all(progress)
@@ -130,13 +142,27 @@ class VideoFolder:
         return np.stack(clips)
 
     def _fingerprint(self):
-        files = [
-            (p.relative_to(self.root).as_posix(), p.stat().st_size, p.stat().st_mtime_ns)
-            for p in self.paths
-        ]
+        files = [(p.relative_to(self.root).as_posix(), *_size_and_time(p)) for p in self.paths]
         how = (self.classes, self.num_frames, self.size, self.sampling, self.pad, cv2.__version__)
         text = json.dumps([files, how], default=lambda array: array.tolist())
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _size_and_time(path):
+    try:
+        status = path.stat()
+    except OSError:  # a link to nothing: reading it says so
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _foreign(path):
+    """What systems leave in folders: .DS_Store, Thumbs.db, __MACOSX."""
+    return path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+
+
+def _few(names):
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _told(clip):

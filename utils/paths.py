@@ -11,6 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
+UMASK = os.umask(0o022)  # there is no way to ask for it without setting it
+os.umask(UMASK)
 
 
 def _writable(folder):
@@ -55,6 +57,7 @@ def whole_file(path, flush=True):
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
+        os.chmod(part, 0o666 & ~UMASK)  # safetensors writes for its owner's eyes only
         if flush:
             with open(part, "rb+") as file:  # some systems flush only what may be written
                 os.fsync(file.fileno())

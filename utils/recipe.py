@@ -9,6 +9,7 @@ from utils import lips
 from utils.dataset import VideoFolder
 from utils.model import TimeSformer
 from utils.motion import CLASSES, augment, write_dataset
+from utils.muon import Muon
 from utils.paths import DATA, cache_folder
 from utils.training import fit, load_model, predict_views
 
@@ -44,10 +45,10 @@ def motion_data(split="train", progress=True, size=MODEL["image_size"]):
     return folder.load(cache_folder() / f"motion_{split}_{size}.safetensors", progress)
 
 
-def train_motion(seed, checkpoint=None, progress=True, prepare=None, augment=augment, scheme="divided"):  # fmt: skip
+def train_motion(seed, checkpoint=None, progress=True, prepare=None, augment=augment, scheme="divided", **how):  # fmt: skip
     """Train the course's model with one seed; returns (model, history, seconds in `fit`).
 
-    `prepare(model)` may change the model before training starts.
+    `prepare(model)` may change the model before training starts; `how` goes to `fit`, beside the RECIPE.
     """
     torch.manual_seed(seed)
     model = TimeSformer(**MODEL, scheme=scheme)
@@ -55,7 +56,7 @@ def train_motion(seed, checkpoint=None, progress=True, prepare=None, augment=aug
         prepare(model)
     data = motion_data(progress=progress)
     started = time.perf_counter()
-    history = fit(model, data, **RECIPE, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
+    history = fit(model, data, **RECIPE, **how, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
     return model, history, time.perf_counter() - started
 
 
@@ -63,7 +64,7 @@ def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True, 
     """Train the model that reads lips on `words` (of `lips.words`) with one seed.
 
     `recipe` is what `fit` is called with, and perhaps "mixed", how often `lips.mix` mixes a batch, and
-    "pace", how much `lips.vary` varies the pace.
+    "pace", how much `lips.vary` varies the pace, and "muon", whether `utils.muon.Muon` trains it.
     `folder` is where the words' clips are: another speaker's has been made by `python -m utils.course
     lips`; `sizes` are LIPS_MODEL unless given. Returns (model in eval mode, history, seconds in `fit`).
     What the model takes are `lips.channels`.
@@ -74,6 +75,8 @@ def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True, 
     model = TimeSformer(**sizes)
     how = dict(recipe)
     augment = partial(lips.augment, often=how.pop("mixed", 0.5), pace=how.pop("pace", 1.0))
+    if how.pop("muon", False):
+        how["optimizer"] = Muon
     started = time.perf_counter()
     history = fit(model, data, **how, augment=augment, seed=seed, checkpoint=checkpoint, progress=progress)  # fmt: skip
     return model.eval(), history, time.perf_counter() - started

@@ -2,25 +2,27 @@
 
     python -m utils.train --data FOLDER --out RUN
     accelerate launch --num_processes 4 -m utils.train --data FOLDER --out RUN --precision bf16
+    accelerate launch --multi_gpu --num_processes 2 -m utils.train --data FOLDER --out RUN --cpu
 
+(Without GPUs, several processes need --multi_gpu, in spite of its name.)
 FOLDER holds a folder per class (see utils/dataset.py), or train/ and validation/ with a folder per class
 in each. The loop is `fit` of lesson 11; Accelerate (extra "train") starts the processes and adds up their
 gradients. Each process takes its part of every batch, so that the result depends on --batch-size and not
 on how many there are. RUN gets run.safetensors (to go on from, with --resume), model.safetensors (for
-`load_model`), history.json, options.toml (for --config) and TensorBoard's logs; with --patience also
-best.safetensors, and model.safetensors is the same then. Lesson 16 shows how it works.
+`load_model`), history.json, validation.csv (its answers), options.toml (for --config) and TensorBoard's logs; with --patience also
+best.safetensors, and model.safetensors is the same then. A run that is resumed keeps the options that it
+was started with, but for those of speed and memory. Lesson 16 shows how it works.
 """
 
-import argparse
 import hashlib
 import importlib
 import json
+import math
 import re
 import signal
 import sys
 import threading
 import time
-import tomllib
 import types
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,16 +39,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import get_worker_info
 
 from utils.dataset import VideoFolder
-from utils.model import SCHEMES, Attention, TimeSformer, count_parameters, resize_model
+from utils.model import Attention, TimeSformer, count_parameters, resize_model
+from utils.options import SIZES, read_options, same_run, write_options
 from utils.paths import write_text
 from utils.published import load_published
-from utils.training import fit, load_model, save_model, saved_history, saved_step
-
-SIZES = {
-    "tiny": dict(patch_size=8, dim=48, depth=2, heads=4),  # of lesson 11
-    "small": dict(patch_size=16, dim=192, depth=6, heads=3),
-    "base": dict(patch_size=16, dim=768, depth=12, heads=12),  # of the paper
-}
+from utils.training import fit, load_model, predict, save_model, saved_history, saved_step
+from utils.video import VideoError
 
 
 class FolderClips:
@@ -92,8 +90,8 @@ class FolderClips:
     def fingerprint(self):
         """What tells these clips from others in a checkpoint: names and sizes of the files, how they are read."""
         folder = self.folder
-        files = [(folder.paths[k].relative_to(folder.root).as_posix(), folder.paths[k].stat().st_size)
-                 for k in self.indices]  # fmt: skip
+        paths = [folder.paths[k] for k in self.indices]
+        files = [(path.relative_to(folder.root).as_posix(), path.stat().st_size) for path in paths if path.exists()]  # fmt: skip
         how = [folder.classes, folder.num_frames, folder.size, folder.sampling, folder.pad]
         return hashlib.sha256(json.dumps([files, how]).encode()).hexdigest()[:16]
 
@@ -112,7 +110,10 @@ def split(folder, share, group=None, seed=0):
     """
     groups = [path.stem for path in folder.paths]
     if group is not None:
-        found = [re.search(group, name) for name in groups]
+        try:
+            found = [re.search(group, name) for name in groups]
+        except re.error as error:
+            raise ValueError(f"--group {group}: no regular expression ({error})") from error
         if None in found:
             raise ValueError(f"{folder.paths[found.index(None)]}: the pattern {group!r} finds no group in this name")  # fmt: skip
         groups = [match.group() for match in found]
@@ -193,105 +194,42 @@ def make_sources(given, accelerator):
         train = VideoFolder(pair[0], sampling=given.sampling, **how)
         held = VideoFolder(pair[1], classes=train.classes, **how)
     else:
-        train, held = VideoFolder(root, sampling=given.sampling, **how), VideoFolder(root, **how)
-    for folder in (train, held) if given.skip_unreadable else ():
+        train = VideoFolder(root, sampling=given.sampling, **how)
+        held = train if given.sampling == "uniform" else VideoFolder(root, **how)
+    if len(train.classes) == 1:
+        raise ValueError(f"{train.root}: one class only ({train.classes[0]}), so there is nothing to tell apart; is this the folder of the class folders?")  # fmt: skip
+    if set(train.classes) <= {"train", "test", "val", "valid", "validation"}:
+        raise ValueError(f"{train.root}: {' and '.join(train.classes)} would be the classes; call the parts train and validation")  # fmt: skip
+    if train.passed_over and accelerator.is_main_process:
+        print(f"passed over: {train.told_passed_over()}")
+    both = [train] if held is train else [train, held]
+    for folder in both if given.skip_unreadable else ():
         for reason in folder.leave_out_unreadable(accelerator.is_main_process).values():
             accelerator.print("left out:", reason)
     if train.root == held.root:
+        if given.group is None:
+            accelerator.print("each video by itself goes to training or validation; where several show one person or scene, --group keeps them on one side")  # fmt: skip
         chosen = split(train, given.validation_share, given.group, given.seed)
     else:
         chosen = range(len(train)), range(len(held))
 
     clips = None, None
     if given.cache:
-        files = [Path(given.out) / f"clips-{part}.safetensors" for part in ("train", "validation")]
+        parts = ("", "-validation") if len(both) == 2 else ("",)
+        files = [Path(given.out) / f"clips{part}.safetensors" for part in parts]
         with accelerator.main_process_first():  # one decodes, the others find its work
-            clips = [folder.load(file, accelerator.is_main_process)[0] for folder, file in zip((train, held), files)]  # fmt: skip
+            clips = [folder.load(file, accelerator.is_main_process)[0] for folder, file in zip(both, files)]  # fmt: skip
     augment = None
     if given.augment == "mirror":
         augment = mirror
     elif given.augment:
         module, _, name = given.augment.partition(":")
-        augment = getattr(importlib.import_module(module), name)
-    return (FolderClips(train, chosen[0], augment, given.seed, clips[0]),
-            FolderClips(held, chosen[1], clips=clips[1]), train.classes)  # fmt: skip
-
-
-def side(text):
-    """ "64" is a square, "48x96" height and width, in pixels."""
-    sides = [int(part) for part in str(text).split("x")]
-    return sides[0] if len(sides) == 1 else tuple(sides)
-
-
-def options():
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m utils.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    add = parser.add_argument
-    add("--config", metavar="FILE", help="options from a TOML file (names as here, without --); the command line goes before it")  # fmt: skip
-    add("--data", metavar="FOLDER", help="videos, a folder per class")
-    add("--out", metavar="RUN", help="folder for the results")
-    add("--resume", action="store_true", help="go on where the run in RUN stopped, also with another number of processes")  # fmt: skip
-    add("--frames", type=int, default=8, help="frames of each clip (%(default)s)")
-    add("--size", type=side, default=64, help="side in pixels, or HEIGHTxWIDTH (%(default)s)")
-    add("--sampling", default="uniform", choices=("uniform", "random"), help="which frames: evenly spaced, or others in every epoch (%(default)s)")  # fmt: skip
-    add("--pad", action="store_true", help="repeat the last frame of videos that are too short")
-    add("--skip-unreadable", action="store_true", help="name files that cannot be read, and go on without them")  # fmt: skip
-    add("--validation-share", type=float, default=0.2, help="how much is kept for validation, where FOLDER has no train/ and validation/ (%(default)s)")  # fmt: skip
-    add("--group", metavar="PATTERN", help="what stays on one side of the split, found in a file's name: ^[^_]+ is anna in anna_1.mp4")  # fmt: skip
-    add("--augment", metavar="NAME", help="mirror, or module:function with the arguments of utils.motion:augment")  # fmt: skip
-    add("--cache", action="store_true", help="decode every video once, into RUN and into memory")
-    add("--workers", type=int, default=0, help="processes that read ahead, for each that trains (%(default)s)")  # fmt: skip
-    add("--model", default="tiny", help=f"a size ({', '.join(SIZES)}), a file of save_model, or published weights: a file, a folder, a name on the hub (%(default)s)")  # fmt: skip
-    add("--scheme", default="divided", choices=SCHEMES, help="of a new model (%(default)s)")
-    add("--dropout", type=float, default=0.0, help="of a new model (%(default)s)")
-    add("--freeze", action="store_true", help="train the head alone")
-    add("--epochs", type=int, default=20, help="(%(default)s)")
-    add("--patience", type=int, metavar="EPOCHS", help="stop when so many epochs were not better in validation, and keep the best epoch's model instead of the last one's")  # fmt: skip
-    add("--batch-size", type=int, default=32, help="of all processes together (%(default)s)")
-    add("--accumulate", type=int, default=1, help="take each process's part of a batch in so many pieces, for less memory (%(default)s)")  # fmt: skip
-    add("--learning-rate", type=float, default=1e-3, help="the highest (%(default)s)")
-    add("--weight-decay", type=float, default=0.05, help="(%(default)s)")
-    add("--warm-up", type=float, default=0.1, help="share of the steps in which the rate rises (%(default)s)")  # fmt: skip
-    add("--clip-norm", type=float, default=1.0, help="longest gradient (%(default)s)")
-    add("--precision", default="no", choices=("no", "bf16", "fp16"), help="automatic mixed precision (%(default)s)")  # fmt: skip
-    add("--fused", action="store_true", help="scaled_dot_product_attention instead of attend")
-    add("--recompute", action="store_true", help="gradient checkpointing: less memory, a third more work")  # fmt: skip
-    add("--compile", action="store_true", help="torch.compile")
-    add("--cpu", action="store_true", help="leave the GPUs alone")
-    add(
-        "--every", type=int, default=100, help="steps from one checkpoint to the next (%(default)s)"
-    )
-    add("--seed", type=int, default=0, help="(%(default)s)")
-    return parser
-
-
-def read_options(arguments=None):
-    """Options from the command line and, for what it leaves open, from --config. ValueError for unknown names."""
-    parser = options()
-    given = parser.parse_args(arguments)
-    if given.config:
         try:
-            table = tomllib.loads(Path(given.config).read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{given.config}: not TOML ({error})") from error
-        known = {name.replace("-", "_"): value for name, value in table.items()}
-        if odd := sorted(set(known) - set(vars(given)) | set(known) & {"config"}):
-            raise ValueError(f"{given.config}: unknown option {', '.join(odd)}; see --help")
-        if "size" in known:
-            known["size"] = side(known["size"])
-        parser.set_defaults(**known)
-        given = parser.parse_args(arguments)
-    if missing := [f"--{name}" for name in ("data", "out") if getattr(given, name) is None]:
-        raise ValueError(f"{' and '.join(missing)} must be given; see --help")
-    return given
-
-
-def write_options(given, path):
-    """The options as TOML, to be read again with --config."""
-    told = {name: value for name, value in vars(given).items() if value is not None and name not in ("config", "resume")}  # fmt: skip
-    told["size"] = given.size if isinstance(given.size, int) else "x".join(map(str, given.size))
-    lines = [f"{name.replace('_', '-')} = {json.dumps(value)}\n" for name, value in told.items()]
-    write_text(path, "".join(lines))
+            augment = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"--augment {given.augment}: neither mirror nor module:function ({error})") from error  # fmt: skip
+    return (FolderClips(train, chosen[0], augment, given.seed, clips[0]),
+            FolderClips(held, chosen[1], clips=clips[-1]), train.classes)  # fmt: skip
 
 
 def train(given):
@@ -299,10 +237,19 @@ def train(given):
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=given.precision, cpu=given.cpu)
+    if given.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("--precision fp16 needs a GPU; bf16 works on processors, too")
     out = Path(given.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: a file, not a folder")
     run, result = out / "run.safetensors", out / "model.safetensors"
     if run.exists() and not given.resume:
         raise ValueError(f"{run}: a run is there already; go on with --resume, or choose another --out")  # fmt: skip
+    noted = out / "options.toml"
+    if given.resume and run.exists() and noted.exists():
+        same_run(given, noted)
+    if given.resume and not run.exists():
+        accelerator.print(f"{out}: no run to go on with; it begins")
     accelerator.wait_for_everyone()  # nobody writes before all have looked
     source, held, classes = make_sources(given, accelerator)
     model = make_model(given, classes)
@@ -315,8 +262,8 @@ def train(given):
         recompute_blocks(model)
     if given.compile:
         model.compile()
-    if accelerator.is_main_process:
-        write_options(given, out / "options.toml")
+    if accelerator.is_main_process and not (run.exists() and noted.exists()):
+        write_options(given, noted)
     accelerator.print(
         f"{len(source)} videos for training, {len(held)} for validation; {len(classes)} classes; "
         f"{count_parameters(model):,} parameters to train; {accelerator.num_processes} process(es) on {accelerator.device.type}"
@@ -350,7 +297,7 @@ def train(given):
     history = fit(
         model, source, held, epochs=given.epochs, batch_size=given.batch_size, peak_lr=given.learning_rate,
         weight_decay=given.weight_decay, warm_up=given.warm_up, clip_norm=given.clip_norm, seed=given.seed,
-        checkpoint=run, every=given.every, keep_last=True, accumulate=given.accumulate,
+        checkpoint=run, every=min(given.every, math.ceil(len(source) / given.batch_size)), keep_last=True, accumulate=given.accumulate,
         workers=given.workers, accelerator=accelerator, log=log, patience=given.patience,
     )  # fmt: skip
     if accelerator.is_main_process:
@@ -359,7 +306,8 @@ def train(given):
         write_text(out / "history.json", json.dumps(history, indent=1))
         if given.patience:
             model.load_state_dict(load_model(best)[0].state_dict())
-        save_model(model, result, classes=classes, history=history)
+        save_model(model, result, classes=classes, pad=given.pad, history=history)
+        note_answers(model, held, classes, out / "validation.csv")
     rows = [row["test_accuracy"] for row in history]
     last = history[rows.index(max(rows)) if given.patience else -1]
     of = f"the best epoch, {last['epoch']} of {len(rows)}: " if given.patience else ""
@@ -369,10 +317,39 @@ def train(given):
     return history
 
 
+def note_answers(model, held, classes, path):
+    """What the model says of each validation video, as a table: the wrong ones are worth looking at."""
+    rows = ["video,class,answer,probability\n"]
+    for start in range(0, len(held), 32):
+        chosen = np.arange(start, min(start + 32, len(held)))
+        clips, labels = held.read(chosen)
+        for index, label, share in zip(chosen, labels, predict(model, clips)):
+            name = held.folder.paths[held.indices[index]].relative_to(held.folder.root).as_posix()
+            quoted = (text.replace('"', '""') for text in (name, classes[label], classes[share.argmax()]))  # fmt: skip
+            rows.append("".join(f'"{text}",' for text in quoted) + f"{share.max():.3f}\n")
+    write_text(path, "".join(rows))
+
+
 STOPPED = (
-    "utils.train: stopped from outside, as when another process ended (its own message says why); "
-    "--resume goes on from the last checkpoint"
+    "utils.train: stopped from outside, as when another process ended (its own message says why, if there were several); "
+    "--resume goes on from the last checkpoint, if there is one yet"
 )
+FOR_PYTHON = {
+    "pad=True": "--pad",
+    "leave_out_unreadable() goes on without them": "--skip-unreadable goes on without them",
+}
+
+
+def _in_a_line(error):
+    """What went wrong, for the command line: of a reading process the last line, and options instead of calls."""
+    text = str(error)
+    if "Original Traceback" in text:
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    if isinstance(error, VideoError) and not any(call in text for call in FOR_PYTHON):
+        text += "; --skip-unreadable goes on without such files"
+    for call, option in FOR_PYTHON.items():
+        text = text.replace(call, option)
+    return text
 
 
 def _stop(*_):
@@ -384,13 +361,19 @@ def main(arguments=None):
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)  # torchrun stops all processes when one has ended
     try:
-        train(read_options(arguments))
+        train(read_options(arguments, __doc__))
     except ImportError as error:
         print(f'utils.train: {error}; pip install -e ".[train]" brings what is needed', file=sys.stderr)  # fmt: skip
         return 1
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"utils.train: {error}", file=sys.stderr)
+        print(f"utils.train: {_in_a_line(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(
+            "utils.train: stopped; --resume goes on from the last checkpoint, if there is one yet",
+            file=sys.stderr,
+        )
+        return 130
     except RuntimeError:
         if not torch.distributed.is_initialized():
             raise

@@ -76,6 +76,11 @@ def learning_rate(step, steps, peak, warm_up=0.1):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))
 
 
+def adamw(model, lr, weight_decay):
+    """What `fit` trains with, unless told otherwise."""
+    return torch.optim.AdamW(model.parameters(), lr, (0.9, 0.99), weight_decay=weight_decay)
+
+
 class InMemory:
     """Clips that are arrays, as `fit` asks for them; another source has the same four methods.
 
@@ -140,7 +145,7 @@ class Alone:
 
 def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_decay=0.05,
         warm_up=0.1, clip_norm=1.0, augment=None, seed=0, checkpoint=None, every=100, progress=True,
-        keep_last=False, accumulate=1, workers=0, accelerator=None, log=None, patience=None):  # fmt: skip
+        keep_last=False, accumulate=1, workers=0, accelerator=None, log=None, patience=None, optimizer=None):  # fmt: skip
     """Train `model` on `train` = (clips, labels) with AdamW; returns one dict per epoch.
 
     Each dict holds epoch, loss and accuracy over the epoch's batches, and test_accuracy if `test`
@@ -155,7 +160,8 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     batch at an epoch's end, too; `accumulate` takes each batch in that many parts, one after the other,
     for less memory; an `accelerate.Accelerator` trains in many processes, each on its part of the
     batch, or in mixed precision; `log(step, values)` is told of each step and epoch; the run ends
-    early when the accuracy on `test` was not better in the last `patience` epochs than before.
+    early when the accuracy on `test` was not better in the last `patience` epochs than before;
+    `optimizer(model, lr, weight_decay)` makes another one than AdamW, such as `utils.muon.Muon`.
 
     ValueError when the clips do not fill one batch, patience has no `test`, or the checkpoint belongs to
     another run;
@@ -171,7 +177,9 @@ def fit(model, train, test=None, *, epochs, batch_size=32, peak_lr=4e-3, weight_
     run = dict(network=_network(model), epochs=epochs, batch_size=batch_size,
                peak_lr=peak_lr, weight_decay=weight_decay, warm_up=warm_up, clip_norm=clip_norm,
                seed=seed, augment=_name(augment), keep_last=keep_last)  # fmt: skip
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=weight_decay)  # fmt: skip
+    if optimizer is not None:
+        run |= dict(optimizer=_name(optimizer))
+    optimizer = (optimizer or adamw)(model, peak_lr, weight_decay)
     trained, optimizer = accelerator.prepare(model, optimizer)  # `model` stays the bare one
     device = next(model.parameters()).device
     gpus = [device] if device.type == "cuda" else []

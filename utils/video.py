@@ -22,7 +22,7 @@ from utils.paths import whole_file
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+VIDEO_SUFFIXES = {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}  # fmt: skip
 SAMPLINGS = ("uniform", "random", "first", "middle")
 # Codecs that OpenCV's own wheels can write; browsers play only the "vp09" one (write_video).
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "FFV1", ".webm": "VP80"}
@@ -218,7 +218,7 @@ def read_frames(path, num_frames=None, size=None, sampling="uniform", pad=False,
             indices = choose(total)
 
     if not explicit and num_frames is not None and total < num_frames and not pad:
-        raise VideoError(f"{path}: has {total} frames, {num_frames} asked for; pad=True repeats the last one")  # fmt: skip
+        raise VideoError(f"{path}: has {total} frame{'s' if total != 1 else ''}, {num_frames} asked for; pad=True repeats the last one")  # fmt: skip
     missing = {int(index) for index in indices} - frames.keys()
     if missing:  # the claim was further off: a second pass, now with the true count
         with _opened(path) as capture:

@@ -8,20 +8,29 @@ from utils.checks.puzzles import HEADS
 
 
 def check_by_hand(by_hand):
-    """`by_hand()` returns the shares of three keys for a query of zeros, and what it receives."""
+    """`by_hand()` returns the shares of three keys for the query (√2 ln 2, 0), and what it receives."""
     shares, received = unpack(by_hand(), "shares", "received")
+    scores = torch.tensor([4.0, 1, 1]).log()
     wrong = {
-        "a score of zero is not a share of zero: softmax of three equal scores": [0, 0, 0],
-        "the key (0, 0) takes part like the others": [1 / 2, 1 / 2, 0],
-        "the shares sum to 1": [1, 1, 1],
-        "a share is a number from 0 to 1, not per cent": [33.33, 33.33, 33.33],
+        "a score of zero is not a share of zero: e to the power of 0 is 1": [1, 0, 0],
+        "the key (0, 0) takes part like the others": [4 / 5, 1 / 5, 0],
+        "the shares sum to 1: divide by their sum": [4, 1, 1],
+        "these are the scores; the shares are their softmax": scores,
+        "divide the scores by √2, the root of a key's width, before the softmax": (
+            scores * 2**0.5
+        ).softmax(0),
+        "divide the scores by the root of a key's width, not by the width": (
+            scores / 2**0.5
+        ).softmax(0),
+        "a share is a number from 0 to 1, not per cent": [66.67, 16.67, 16.67],
     }
-    diagnose(shares, [1 / 3] * 3, wrong, "shares", "the three scores are equal", 0.007)
+    diagnose(shares, [4 / 6, 1 / 6, 1 / 6], wrong, "shares", "the scores are ln 4, 0 and 0", 0.007)
     wrong = {
         "the values are mixed by the shares, not summed": [15, 15],
-        "with shares of 1/3 each the query does receive something": [0, 0],
+        "the third value takes part with its share": [40 / 6, 10 / 6],
+        "that is the value of the likeliest key; all three are mixed": [10, 0],
     }
-    diagnose(received, [5, 5], wrong, "received", "mix the values by the shares", 0.06)
+    diagnose(received, [7.5, 2.5], wrong, "received", "mix the values by the shares", 0.06)
 
 
 def check_causal(attend, seed=0):

@@ -8,7 +8,7 @@ from utils.checks.puzzles import STACKS
 
 
 def check_difference_by_hand(by_hand):
-    """`by_hand()` is the difference of the tokens (1, 1), (1, 1), (4, 4)."""
+    """`by_hand()` is the difference of the tokens (3, 0), (0, 3), (3, 3)."""
     wrong = {
         "that is the square: take the root at the end": 1 / 3,
         "divide by the size of the tokens, √36": 12**0.5,

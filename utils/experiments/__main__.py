@@ -29,7 +29,9 @@ again, or of the one named, and compares.
 
 import argparse
 import json
+import math
 import os
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -106,10 +108,15 @@ def recipe_variants():
         "no time embedding": dict(prepare=no_time),
         "no augmentation": dict(augment=None),
         "labels not remapped": dict(augment=turn_only),
+        "no warm-up": dict(warm_up=0),
+        "no clipping": dict(clip_norm=math.inf),
     }
     for variant, how in variants.items():
         for seed in range(3):
             _measure(results, variant, seed, stored, **how)
+    with patch("utils.training.learning_rate", lambda step, steps, peak, warm_up: peak):
+        for seed in range(3):
+            _measure(results, "constant rate", seed, stored)
 
 
 def samples():

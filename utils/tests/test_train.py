@@ -18,6 +18,7 @@ from utils.dataset import VideoFolder
 from utils.model import TimeSformer
 from utils.motion import CLASSES, make_clips
 from utils.paths import DATA, ROOT
+from utils.predict import main as predict_main
 from utils.published import load_published
 from utils.train import FolderClips, fused_attention, main, read_options, recompute_blocks, split
 from utils.training import evaluate, fit, load_model
@@ -263,7 +264,29 @@ def test_tensorboard_config_and_resume(videos, tmp_path, capsys, fresh):
     after = load_file(out / "model.safetensors")
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)  # fmt: skip
     capsys.readouterr()
-    assert "another training run" in told(capsys, f"--config={out / 'options.toml'}", "--resume", "--epochs=2")  # fmt: skip
+    noted = (out / "options.toml").read_text()
+    assert "run was started with --epochs 1 and not 2;" in told(capsys, f"--config={out / 'options.toml'}", "--resume", "--epochs=2")  # fmt: skip
+    assert (out / "options.toml").read_text() == noted  # what was refused has not spoilt the run
+    rows = (out / "validation.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(list((videos / "validation").glob("*/*.mp4")))
+    right = sum(row.split(",")[1] == row.split(",")[2] for row in rows[1:])
+    assert right / len(rows[1:]) == pytest.approx(history[-1]["test_accuracy"])
+
+
+def test_the_model_answers_for_a_file(videos, alone, tmp_path, capsys):
+    """`python -m utils.predict` with the folder of a run: the same answers as in validation.csv."""
+    row = (alone / "validation.csv").read_text().splitlines()[1]
+    name, _, said, share = (text.strip('"') for text in row.split(","))
+    assert predict_main([str(alone), str(videos / "validation" / name)]) == 0
+    line = capsys.readouterr().out.strip()
+    assert line.startswith(f"{videos / 'validation' / name}: {said} {float(share):.0%}")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"")
+    assert predict_main([str(alone / "model.safetensors"), str(broken), str(videos / "validation")]) == 1  # fmt: skip
+    told = capsys.readouterr()
+    assert "broken.mp4: the file is empty" in told.err and len(told.out.splitlines()) > 1
+    assert predict_main([str(tmp_path), str(broken)]) == 1
+    assert "model.safetensors: no such file; a run writes it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -278,12 +301,35 @@ def test_tensorboard_config_and_resume(videos, tmp_path, capsys, fresh):
         (["--data={videos}/train", "--out={tmp}/run", "--validation-share=0.1"], "groups (people, scenes, files) are too few"),
         (["--data={videos}/train", "--out={tmp}/run", "--group=[^_]+$", "--validation-share=0.2", "--frames=9"], "has 4 frames, 9 asked for"),
         (["--data={videos}", "--out={tmp}/run", *OPTIONS, "--scheme=local+global", "--frames=3"], "not all even"),
+        (["--data={videos}", "--out={tmp}/file"], "file: a file, not a folder"),
+        (["--data={videos}", "--out={tmp}/run", "--epochs=0"], "--epochs: 0 should be at least 1"),
+        (["--data={videos}", "--out={tmp}/run", "--accumulate=0"], "--accumulate: 0 should be at least 1"),
+        (["--data={videos}", "--out={tmp}/run", "--validation-share=0.7"], "0.7 should be above 0, at most 0.5"),
+        (["--data={videos}", "--out={tmp}/run", "--size=1x2x3"], "1x2x3 is not a side in pixels"),
+        (["--config={tmp}/half.toml"], "half.toml: argument --epochs: invalid whole number value: '1.5'"),
+        (["--config={tmp}/odd.toml"], "odd.toml: argument --precision: invalid choice: 'float8'"),
+        (["--config={tmp}/switch.toml"], "switch.toml: fused = 'no': true or false is for switches"),
+        (["--data={videos}/train", "--out={tmp}/run", *OPTIONS, "--group=("], "--group (: no regular expression"),
+        (["--data={videos}", "--out={tmp}/run", *OPTIONS, "--augment=nowhere"], "--augment nowhere: neither mirror nor module:function"),
+        (["--data={videos}", "--out={tmp}/run", *OPTIONS, "--augment=utils.motion:nope"], "neither mirror nor module:function"),
+        (["--data={videos}", "--out={tmp}/run", *OPTIONS, "--precision=fp16"], "fp16 needs a GPU"),
+        (["--data={tmp}/one", "--out={tmp}/run", *OPTIONS], "one class only"),
+        (["--data={tmp}/parts", "--out={tmp}/run", *OPTIONS], "would be the classes; call the parts train and validation"),
+        (["--data={videos}", "--out={tmp}/run", *OPTIONS, "--frames=9"], "--pad repeats the last one"),
+        (["--data={videos}", "--out={tmp}/run", *OPTIONS, "--frames=9", "--workers=1"], "--pad repeats the last one"),
+        (["--data={videos}", "--out={tmp}/run", *OPTIONS, "--frames=9", "--cache"], "--skip-unreadable goes on without them"),
     ],
 )  # fmt: skip
 def test_one_clear_error(videos, tmp_path, capsys, arguments, message, fresh):
     (tmp_path / "file").write_text("")
     (tmp_path / "bad.toml").write_text("epoch = 3")
     (tmp_path / "worse.toml").write_text("epochs 3")
+    (tmp_path / "half.toml").write_text("epochs = 1.5")
+    (tmp_path / "odd.toml").write_text('precision = "float8"')
+    (tmp_path / "switch.toml").write_text('fused = "no"')
+    for place in ("one/left", "parts/train", "parts/test"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "a.mp4").write_bytes(b"")
     error = told(capsys, *[one.format(videos=videos, tmp=tmp_path) for one in arguments])
     assert message in error and "Traceback" not in error and error.startswith("utils.train: ")
 

@@ -16,6 +16,7 @@ from torch import nn
 from utils import training
 from utils.model import TimeSformer
 from utils.motion import CLASSES, augment, make_clips
+from utils.muon import Muon
 from utils.paths import DATA
 from utils.recipe import MODEL, motion_data
 from utils.training import (
@@ -427,3 +428,46 @@ def test_patience_ends_a_run_and_the_best_epoch_is_kept(data):
     for patience, test in ((0, wrong), (2, None)):
         with pytest.raises(ValueError, match="patience is 1 or more epochs, and needs a test"):
             fit(model, data, test, patience=patience, **how)
+
+
+def test_muon_makes_steps_of_full_rank_and_leaves_the_rest_to_adamw(data):
+    """One step: a linear layer's change has singular values all alike, a bias's is AdamW's."""
+    changes, noise = {}, np.random.default_rng(0).integers(0, 256, data[0][:8].shape, np.uint8)
+    for name, make in (("muon", Muon), ("adamw", training.adamw)):
+        model = tiny()
+        before = {key: value.clone() for key, value in model.named_parameters()}
+        fit(model, (noise, data[1][:8]), epochs=1, batch_size=8, peak_lr=1e-3, weight_decay=0.0,
+            optimizer=make, progress=False)  # fmt: skip
+        changes[name] = {key: value.detach() - before[key] for key, value in model.named_parameters()}  # fmt: skip
+    matrices = [name for name, module in tiny().named_modules() if isinstance(module, torch.nn.Linear) and name != "head"]  # fmt: skip
+    for name in matrices:
+        change = changes["muon"][f"{name}.weight"]
+        parts = change.chunk(3) if change.shape[0] == 3 * change.shape[1] else (change,)
+        for part in parts:
+            values = torch.linalg.svdvals(part) / (1e-3 * 0.2 * max(part.shape) ** 0.5)
+            # a norm in front of a layer, or behind it, takes one direction away
+            assert 0.5 < values[-2] and values[0] < 1.3, name
+    others = changes["muon"].keys() - {f"{name}.weight" for name in matrices}
+    assert "head.weight" in others and len(others) > len(matrices)
+    for name in others:
+        torch.testing.assert_close(changes["muon"][name], changes["adamw"][name])
+
+
+def test_a_run_with_muon_resumes_to_the_same_bits_and_is_not_another_optimisers(data, tmp_path):
+    how = dict(epochs=2, batch_size=8, optimizer=Muon, progress=False)
+    whole, again = tiny(), tiny()
+    fit(whole, data, **how)
+    file = tmp_path / "run.safetensors"
+
+    def stop(step, values):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(again, data, **how, checkpoint=file, every=1, log=stop)
+    with pytest.raises(ValueError, match="another training run.*optimizer"):
+        fit(again, data, **how | dict(optimizer=None), checkpoint=file)
+    again = tiny()
+    fit(again, data, **how, checkpoint=file)
+    for one, other in zip(whole.parameters(), again.parameters()):
+        assert torch.equal(one, other)
