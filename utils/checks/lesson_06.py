@@ -44,7 +44,7 @@ def check_repaired_feedforward(feedforward, seed=0):
     x = noise(b, n, dim, seed=seed)
     module.eval()
     assert close(numbers(module(x), "the output"), module(x)), (
-        "in eval mode two calls differ: dropout is still awake"
+        "in eval mode two calls differ: dropout is still on"
     )
     value, gate = module.first(x).chunk(2, dim=-1)
     wrong = {

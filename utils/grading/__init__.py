@@ -192,7 +192,7 @@ def _line(entry, width):
         what = f"not graded: {entry.refused.reason}"
     else:
         waits = sum(points is None for points in entry.points.values())
-        what = f"{entry.total:g} of {entry.out_of:g}" + f"   hand-graded: {waits} waiting" * bool(
+        what = f"{entry.total:g} of {entry.out_of:g}" + f"   {waits} to be graded by hand" * bool(
             waits
         )
     return f"{entry.student:{width}}  {entry.exercise.name:28} {what}"

@@ -39,6 +39,11 @@ FORMULA = re.compile(
 )
 
 
+FRAME = re.compile(
+    r"(\x1b\[[0-9;]*m)*File "
+)  # of a traceback as IPython writes it: in a file, not in a cell
+
+
 def _drawn(text):
     """Markdown with its formulas as MathML, which browsers draw without a script; code stays code."""
 
@@ -159,6 +164,11 @@ def _body(run):
             for out in cell.outputs:
                 if out.output_type == "error":
                     out.traceback = [f"{out.ename}: {out.evalue}"]
+        for out in cell.get("outputs", []):
+            if (
+                out.output_type == "error"
+            ):  # the student's own lines, not those of libraries on this machine
+                out.traceback = [frame for frame in out.traceback if not FRAME.match(frame)]
     notebook.metadata = {"language_info": {"name": "python"}}
     exporter = HTMLExporter(template_name="basic", sanitize_html=True)
     exporter.register_filter("clean_html", _clean)  # nbconvert's own escapes even headings

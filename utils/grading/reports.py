@@ -28,7 +28,9 @@ class Entry:
     by_hand: dict = field(default_factory=dict)  # task -> points, where somebody gave them
     comments: dict = field(default_factory=dict)
     refused: Refused | None = None
-    changed: bool = False  # an answer in words is another one than the one that got points
+    reread: list = field(
+        default_factory=list
+    )  # tasks whose answer is another one than the one that got points
 
     @property
     def points(self):
@@ -43,7 +45,7 @@ class Entry:
         """ "graded", "waiting" for points by hand, or "not graded"."""
         if not self.points:
             return "not graded"
-        return "waiting" if self.changed or None in self.points.values() else "graded"
+        return "waiting" if self.reread or None in self.points.values() else "graded"
 
     @property
     def total(self):
@@ -77,7 +79,7 @@ def write(place, entries, tasks, rows, limits):
             if student == handgrading.safe(entry.student)
         }
         entry.notes += [f"{task}: {remark}" for task, remark in remarks.items() if remark]
-        entry.changed = handgrading.CHANGED in remarks.values()
+        entry.reread = [task for task, remark in remarks.items() if handgrading.CHANGED in remark]
     place.mkdir(parents=True, exist_ok=True)
     if tasks:
         write_text(place / "answers.csv", handgrading.text(rows))
@@ -152,12 +154,11 @@ def _notes(entry, limits):
 
 
 def _page(entry, limits):
-    total = f"{entry.total:g} of {entry.out_of:g} points"
+    core, person = entry.exercise.core, MOODLE.sub("", entry.student)
+    total = f"{entry.total:g} of {core:g} points"
     if entry.refused:
         notes = [f"Why: {entry.refused.reason}.", entry.refused.student, *entry.notes]
-        return feedback.page(
-            entry.student, entry.exercise.heading, "not graded yet", [], notes, None
-        )
+        return feedback.page(person, entry.exercise.heading, "not graded yet", [], notes, None)
     rows = []
     for task in entry.exercise.tasks:
         points = entry.points[task.name]
@@ -167,11 +168,15 @@ def _page(entry, limits):
             else "waits to be read"
         )
         shown = "…" if points is None else f"{points:g}"
+        if task.name in entry.reread:
+            said = "the answer has changed and is being read again"
         rows.append(
             (task.title, f"{shown} of {task.points:g}", said, entry.comments.get(task.name, ""))
         )
     total += " so far" * (entry.status == "waiting")
-    given = (entry.student, entry.exercise.heading, total, rows, _notes(entry, limits))
+    if entry.out_of > core:
+        total += f"; the {entry.out_of - core:g} of the stretch task come on top"
+    given = (person, entry.exercise.heading, total, rows, _notes(entry, limits))
     try:
         return feedback.page(*given, entry.run)
     except Exception as error:  # an output that cannot be drawn must not cost anybody the page
@@ -179,8 +184,10 @@ def _page(entry, limits):
         return feedback.page(*given, None)
 
 
-def _overview(entries, assigned):
+def _overview(entries, assigned, unknown=()):
     """A row a student: the total of each exercise, how many are not complete, and the share of all points.
+
+    `unknown` are the files of which it is not even known which exercise they are: (student, path, refused).
 
     What counts are the assigned exercises (None: all); the share is of their points without the stretch
     tasks, which can lift it, also above 100 %.
@@ -192,14 +199,23 @@ def _overview(entries, assigned):
     mine = {(entry.student, entry.exercise.name): entry for entry in entries}
     out_of = sum(exercise.core for exercise in counting)
     lines = []
-    for student in sorted({entry.student for entry in entries}, key=str.casefold):
+    everybody = {entry.student for entry in entries} | {student for student, *_ in unknown}
+    for student in sorted(everybody, key=str.casefold):
         theirs = [mine.get((student, name)) for name in names]
         count = [entry for entry in theirs if entry and entry.exercise.name in counted]
         total = sum(entry.total for entry in count)
         unfinished = sum(entry.status != "graded" for entry in count)
+        unfinished += sum(student == name for name, *_ in unknown)
         shown = [_in_overview(entry) for entry in theirs]
         lines.append(
-            (student, *shown, f"{total:g}", f"{out_of:g}", f"{total / out_of:.0%}", str(unfinished))
+            (
+                student,
+                *shown,
+                f"{total:g}",
+                f"{out_of:g}",
+                f"{total / out_of:.0%}" if out_of else "",
+                str(unfinished),
+            )
         )
     extra = [name if name in counted else f"{name} (not assigned)" for name in names]
     columns = ("student", *extra, "total", "out_of", "share", "waiting or not graded")
@@ -220,7 +236,7 @@ def report(entries, unknown, folder, out, assigned=None):
         for student, path, refused in sorted(missed, key=lambda line: str(line[1]))
     ]
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "overview.csv", _overview(entries, assigned))
+    write_text(out / "overview.csv", _overview(entries, assigned, unknown))
     write_text(
         out / "not_graded.csv",
         handgrading.table(("file", "student", "reason", "what to do"), lines),
@@ -238,7 +254,7 @@ def report(entries, unknown, folder, out, assigned=None):
     for file, _, reason, advice in lines:
         print(f"\nnot graded: {file}\n  {reason}\n  {advice}")
     for entry in entries:
-        if entry.changed:
+        if entry.reread:
             where = out / entry.exercise.name / "answers.csv"
             print(f"\nchanged since you graded it: an answer in words of {entry.student}\n  read it again in {where}, and empty its remark")  # fmt: skip
-    print(f"\n{len(entries)} submissions; the results are in {out}")
+    print(f"\n{len(entries)} submission{'s' * (len(entries) != 1)}; the results are in {out}")

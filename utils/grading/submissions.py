@@ -1,4 +1,4 @@
-"""Handed-in files: whose they are, which exercise each is, and what must be mended before grading.
+"""Handed-in files: whose they are, which exercise each is, and what must be repaired before grading.
 
 A file is known by nbgrader's ids in its cells, never by its name: downloads rename files, and Colab
 drops a notebook's own metadata. What can be put back without guessing is put back and noted; what
@@ -70,7 +70,7 @@ class Exercise:
 
 @dataclass
 class Submission:
-    """A file that can be graded: cleaned of all that is not its text, with notes on what was mended."""
+    """A file that can be graded: cleaned of all that is not its text, with notes on what was repaired."""
 
     exercise: Exercise
     notebook: nbformat.NotebookNode

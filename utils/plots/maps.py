@@ -8,17 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from utils.plots.clips import animate
-from utils.plots.style import STEP_COLOURS, as_array, moving, say
+from utils.plots.style import ASK, SPACE, TIME, as_array, moving, say
 
 
-def spotlight(clip, panels, colour="#222222", numbers=None, percent=True, dark=False):
+def spotlight(clip, panels, colour="#222222", numbers=None, percent=True, wash=False):
     """Where a patch looks: the frame in pale grey, what it looks at in full colour, the patch framed blue.
 
     Shapes: clip (t, height, width, 3) uint8; `panels` maps a name to ((frame, row, column), shares
     (t, h, w)), one row of frames each; None instead of a place frames no patch. A share of a tenth or
     more is framed in `colour` (one for all rows, or a list) and, with `percent`, printed. `numbers` stand
-    above the frames (the default counts from 0). With `dark` the frame lies in the dark instead: on white
-    paper only that shows attention to nothing.
+    above the frames (the default counts from 0). With `wash` attention is a gold wash over the frame
+    instead, as strong as the root of the share: on white paper only that shows attention to nothing.
     """
     t, (height, width) = len(clip), clip.shape[1:3]
     cell = min(1.6, 9.5 / t)
@@ -26,16 +26,19 @@ def spotlight(clip, panels, colour="#222222", numbers=None, percent=True, dark=F
         len(panels), t, squeeze=False,
         figsize=(cell * t + 1.3, (cell * height / width + 0.05) * len(panels) + 0.5),
     )  # fmt: skip
-    pale = (
-        255 - 0.4 * (255 - clip.mean(-1, keepdims=True).repeat(3, -1)) if not dark else 0.3 * clip
-    )
+    pale = 255 - 0.4 * (255 - clip.mean(-1, keepdims=True).repeat(3, -1))
+    gold = 255 * np.array(to_rgb("#F0A500"))
     colours = [colour] * len(panels) if isinstance(colour, str) else colour
     for line, edge, (name, (asked, shares)) in zip(axes, colours, panels.items()):
         shares = as_array(shares)
         _, h, w = shares.shape
         down, across = height // h, width // w
         light = (shares / shares.max()).clip(0, 1).repeat(down, 1).repeat(across, 2)[..., None]
-        lit = (light * clip + (1 - light) * pale).round().astype(np.uint8)
+        if wash:
+            lit = 0.8 * light**0.5 * gold + (1 - 0.8 * light**0.5) * clip
+        else:
+            lit = light * clip + (1 - light) * pale
+        lit = lit.round().astype(np.uint8)
         for frame, ax in enumerate(line):
             ax.imshow(lit[frame], interpolation="nearest")
             ax.set(xticks=[], yticks=[])
@@ -53,16 +56,23 @@ def spotlight(clip, panels, colour="#222222", numbers=None, percent=True, dark=F
     for frame, ax in enumerate(axes[0]):
         ax.set_title(f"{frame if numbers is None else numbers[frame]}", fontsize=9)
     most = "; ".join(f"{' '.join(name.split())}: most in frame {np.unravel_index(as_array(shares).argmax(), shares.shape)[0]}, {as_array(shares).max():.0%}" for name, (_, shares) in panels.items())  # fmt: skip
-    say(figure, f"{t} frames, {'dark' if dark else 'pale grey'}; lit is what is looked at. {most}")
+    say(
+        figure,
+        f"{t} frames, {'the gold lies on' if wash else 'pale grey; lit is'} what is looked at. {most}",
+    )
 
 
 def reach(panels, place):
-    """Who sees whom: one row a scheme, one column a frame, one colour a step.
+    """Who sees whom: one row a scheme, one column a frame; the patch that looks in blue, what it sees in
+    the colours of time and space where there are two steps, grey where there is one.
 
     `panels` maps a name to one boolean map (t, h, w) per step; `place` is the patch that looks,
     (frame, row, column).
     """
     t, h, w = next(iter(panels.values()))[0].shape
+    most = max(len(maps) for maps in panels.values())
+    grey = "#b5b5b5"
+    colours = [TIME, SPACE, grey] if most > 1 else [grey]
     cell = min(1.5, 9 / t)
     figure, axes = plt.subplots(
         len(panels),
@@ -74,13 +84,13 @@ def reach(panels, place):
         for frame, ax in enumerate(axes[row]):
             picture = np.ones((h, w, 3))
             for number, seen in reversed(list(enumerate(maps))):  # the first step on top
-                picture[as_array(seen)[frame]] = to_rgb(STEP_COLOURS[number])
+                picture[as_array(seen)[frame]] = to_rgb(colours[number])
                 if number:  # for those who see no colours
                     for y, x in np.argwhere(as_array(seen)[frame]):
                         if not as_array(maps[0])[frame, y, x]:
                             ax.text(x + 0.5, y + 0.5, f"{number + 1}", ha="center", va="center", fontsize=7)  # fmt: skip
             if frame == place[0]:
-                picture[place[1:]] = to_rgb("#7b0d1e")
+                picture[place[1:]] = to_rgb(ASK)
             ax.imshow(picture, extent=(0, w, h, 0))
             ax.set(xticks=range(w + 1), yticks=range(h + 1), xticklabels=[], yticklabels=[])
             ax.grid(color="#bbbbbb", linewidth=0.6)
@@ -89,10 +99,9 @@ def reach(panels, place):
             if row == 0:
                 ax.set_title(f"frame {frame}", fontsize=9)
         axes[row][0].set_ylabel(name, rotation=0, ha="right", va="center")
-    most = max(len(maps) for maps in panels.values())
     steps = [f"{which} step" for which in ("first", "second", "third")[:most]]
     names = ["the patch that looks", *(steps if most > 1 else ["what else it sees"])]
-    keys = [Patch(color=colour) for colour in ("#7b0d1e", *STEP_COLOURS[:most])]
+    keys = [Patch(color=colour) for colour in (ASK, *colours[:most])]
     figure.legend(keys, names, loc="outside lower center", ncols=4, fontsize=9)
 
 

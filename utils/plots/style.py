@@ -16,7 +16,6 @@ COLOURS = ["#0b5394", "#e69138", "#38761d", "#a61c3c", "#674ea7", "#444444"]
 MARKS = ["o", "s", "^", "D", "v", "P"]  # so that lines can be told apart in greyscale
 # Curves are black and grey: colours are for things, such as time and space.
 STROKES = [("#000000", "-"), ("#777777", "-"), ("#000000", "--"), ("#777777", "--"), ("#000000", ":"), ("#777777", ":")]  # fmt: skip
-STEP_COLOURS = ["#3d85c6", "#f6b26b", "#93c47d"]  # first, second and third step of a block
 CMAP = "viridis"
 plt.rcParams.update({
     "figure.dpi": 100, "figure.constrained_layout.use": True, "font.size": 11, "axes.titlesize": 11,

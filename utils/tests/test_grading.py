@@ -577,6 +577,10 @@ def test_the_overview_counts_what_was_assigned_without_stretch_tasks():
     assert rows["ada"]["01_video_to_tokens (not assigned)"] == f"{len(tokens.tasks)}"
     assert rows["bo"]["02_attention"] == "not graded" and rows["cleo"]["02_attention"] == ""
     assert rows["bo"]["waiting or not graded"] == "1" and rows["cleo"]["total"] == "0"
+    unknown = [("nia", Path("nia/x.ipynb"), Refused("why", "what to do"))]
+    table = reports._overview(entries, None, unknown).removeprefix("\ufeff")
+    (nia,) = (row for row in csv.DictReader(io.StringIO(table)) if row["student"] == "nia")
+    assert nia["waiting or not graded"] == "1" and nia["02_attention"] == ""
     assert overview(None)["ada"]["out_of"] == f"{attention.core + tokens.core:g}"
     assert overview(["02_attention", "03_attention_is_not_enough"])["bo"]["03_attention_is_not_enough"] == ""  # fmt: skip
     assert exercises.named(["02", "01_video_to_tokens"]) == ["02_attention", "01_video_to_tokens"]

@@ -143,7 +143,7 @@ def test_other_figures_draw(clips):
     plots.clouds({"a": torch.rand(30, 2), "b": torch.rand(30, 2)}, torch.arange(30) % 6, CLASSES, 2)
     plots.bars(["a", "b"], torch.tensor([1.0, 2.0]), "count")
     plots.heat({"a": torch.rand(3, 4), "b": torch.rand(3, 4)}, label="share")
-    plots.spotlight(clips[0], {"where it looks": (None, torch.rand(8, 4, 4))}, dark=True)
+    plots.spotlight(clips[0], {"where it looks": (None, torch.rand(8, 4, 4))}, wash=True)
     plots.timeline(60, {"uniform": [1, 5], "first": [0, 1]})
     plots.reliability(torch.rand(100), torch.rand(100) > 0.5)
     for number in plt.get_fignums():

@@ -268,7 +268,7 @@ def test_tensorboard_config_and_resume(videos, tmp_path, capsys, fresh):
     assert "run was started with --epochs 1 and not 2;" in told(capsys, f"--config={out / 'options.toml'}", "--resume", "--epochs=2")  # fmt: skip
     assert (out / "options.toml").read_text() == noted  # what was refused has not spoilt the run
     rows = (out / "validation.csv").read_text().splitlines()
-    assert len(rows) == 1 + len(list((videos / "validation").glob("*/*.mp4")))
+    assert len(rows) == 1 + len(list((videos / "validation").glob("*/*.mkv")))
     right = sum(row.split(",")[1] == row.split(",")[2] for row in rows[1:])
     assert right / len(rows[1:]) == pytest.approx(history[-1]["test_accuracy"])
 

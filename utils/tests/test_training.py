@@ -16,7 +16,7 @@ from torch import nn
 from utils import training
 from utils.model import TimeSformer
 from utils.motion import CLASSES, augment, make_clips
-from utils.muon import Muon
+from utils.muon import Muon, orthogonalised
 from utils.paths import DATA
 from utils.recipe import MODEL, motion_data
 from utils.training import (
@@ -430,27 +430,40 @@ def test_patience_ends_a_run_and_the_best_epoch_is_kept(data):
             fit(model, data, test, patience=patience, **how)
 
 
-def test_muon_makes_steps_of_full_rank_and_leaves_the_rest_to_adamw(data):
-    """One step: a linear layer's change has singular values all alike, a bias's is AdamW's."""
-    changes, noise = {}, np.random.default_rng(0).integers(0, 256, data[0][:8].shape, np.uint8)
+def test_what_muon_makes_of_a_matrix_has_singular_values_near_one():
+    for shape in ((3, 20, 50), (2, 50, 20), (1, 30, 30)):
+        for size in (1e-4, 1, 1e4):
+            matrices = size * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            values = torch.linalg.svdvals(orthogonalised(matrices))
+            assert values.shape == (shape[0], min(shape[1:])) and 0.3 < values.min() and values.max() < 1.3  # fmt: skip
+    assert torch.isfinite(orthogonalised(torch.zeros(1, 4, 5))).all()
+
+
+def test_muon_moves_matrices_its_way_and_leaves_the_rest_to_adamw(data):
+    """One step from the same start: a linear layer's weight by `orthogonalised`, a bias as AdamW does."""
+
+    def plain():
+        torch.manual_seed(0)
+        return TimeSformer(**TINY | dict(dropout=0.0))
+
+    batch = data[0][:8], data[1][:8]
+    model, changes = plain(), {}
+    nn.functional.cross_entropy(model(to_video(batch[0])), torch.as_tensor(batch[1])).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     for name, make in (("muon", Muon), ("adamw", training.adamw)):
-        model = tiny()
-        before = {key: value.clone() for key, value in model.named_parameters()}
-        fit(model, (noise, data[1][:8]), epochs=1, batch_size=8, peak_lr=1e-3, weight_decay=0.0,
-            optimizer=make, progress=False)  # fmt: skip
-        changes[name] = {key: value.detach() - before[key] for key, value in model.named_parameters()}  # fmt: skip
-    matrices = [name for name, module in tiny().named_modules() if isinstance(module, torch.nn.Linear) and name != "head"]  # fmt: skip
-    for name in matrices:
-        change = changes["muon"][f"{name}.weight"]
-        parts = change.chunk(3) if change.shape[0] == 3 * change.shape[1] else (change,)
-        for part in parts:
-            values = torch.linalg.svdvals(part) / (1e-3 * 0.2 * max(part.shape) ** 0.5)
-            # a norm in front of a layer, or behind it, takes one direction away
-            assert 0.5 < values[-2] and values[0] < 1.3, name
-    others = changes["muon"].keys() - {f"{name}.weight" for name in matrices}
-    assert "head.weight" in others and len(others) > len(matrices)
-    for name in others:
-        torch.testing.assert_close(changes["muon"][name], changes["adamw"][name])
+        moved = plain()
+        fit(moved, batch, epochs=1, batch_size=8, peak_lr=1e-3, weight_decay=0.0, optimizer=make, progress=False)  # fmt: skip
+        before = dict(plain().named_parameters())
+        changes[name] = {key: (value - before[key]).detach() for key, value in moved.named_parameters()}  # fmt: skip
+    matrices = {f"{name}.weight" for name, module in plain().named_modules() if isinstance(module, nn.Linear) and name != "head"}  # fmt: skip
+    assert len(matrices) > 5
+    for name, gradient in gradients.items():
+        if name not in matrices:
+            torch.testing.assert_close(changes["muon"][name], changes["adamw"][name])
+            continue
+        parts = gradient.chunk(3) if gradient.shape[0] == 3 * gradient.shape[1] else (gradient,)
+        wanted = torch.cat([0.2 * max(part.shape) ** 0.5 * orthogonalised(part[None])[0] for part in parts])  # fmt: skip
+        torch.testing.assert_close(changes["muon"][name] / -1e-3, wanted, atol=0.02, rtol=0, msg=name)  # fmt: skip
 
 
 def test_a_run_with_muon_resumes_to_the_same_bits_and_is_not_another_optimisers(data, tmp_path):
