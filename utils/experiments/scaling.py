@@ -9,7 +9,6 @@ import os
 import statistics
 import time
 from contextlib import nullcontext
-from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -19,7 +18,7 @@ from utils.experiments.tables import machine
 from utils.model import TimeSformer, attention_numbers, multiply_adds
 from utils.motion import augment
 from utils.paths import DATA, write_text
-from utils.recipe import LIPS_MODEL, LIPS_RECIPE, MODEL, RECIPE, motion_data, read_lips
+from utils.recipe import LIPS_MODEL, LIPS_RECIPE, MODEL, RECIPE, for_fit, motion_data, read_lips
 from utils.train import fused_attention, recompute_blocks
 from utils.training import evaluate, fit
 
@@ -111,7 +110,7 @@ def trainings(device):
     torch.manual_seed(0)
     model = TimeSformer(**LIPS_MODEL).to(device)
     started = time.perf_counter()
-    fit(model, data, **LIPS_RECIPE, augment=partial(lips.augment, often=0.5, pace=1.0), **how)
+    fit(model, data, **for_fit(LIPS_RECIPE), **how)
     seconds = time.perf_counter() - started
     words = lips.words("test")
     told = lips.accuracies(read_lips(words, [model.cpu().eval()]), lips.labels_of(words))
