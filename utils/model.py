@@ -350,7 +350,7 @@ class TimeSformer(nn.Module):
         b, *shape = video.shape
         if tuple(shape) != self.clip_shape:
             raise ValueError(f"the model takes clips of (frames, channels, height, width) = "
-                             f"{self.clip_shape}, got {tuple(shape)}; see resize_model")  # fmt: skip
+                             f"{self.clip_shape}, got {tuple(shape)}; read videos at its size, or change it with resize_model")  # fmt: skip
         if self.per_frame:
             video = rearrange(video, "b t c height width -> (b t) 1 c height width")
         patches, cls = self.embedding(video)

@@ -336,6 +336,7 @@ STOPPED = (
 )
 FOR_PYTHON = {
     "pad=True": "--pad",
+    "a smaller peak_lr than": "a smaller --learning-rate than",
     "leave_out_unreadable() goes on without them": "--skip-unreadable goes on without them",
 }
 

@@ -441,6 +441,8 @@ def load_model(path):
 
 
 def _open(path):
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: a folder; name the .safetensors file in it")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
