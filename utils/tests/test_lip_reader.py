@@ -91,6 +91,10 @@ def test_the_seeds_were_made_with_the_recipe():
     assert stored["model"] == json.loads(json.dumps(LIPS_MODEL))
     assert stored["recipe"] == LIPS_RECIPE and stored["data"] == fingerprint()
     assert [row["seed"] for row in stored["rows"]] == list(lip_reader.SEEDS)
+    # what lesson 13 compares it with: the same network with AdamW, for nearly three times as long
+    adamw = json.loads(RESULTS.with_name("lips-seeds-adamw.json").read_text(encoding="utf-8"))
+    assert adamw["model"] == stored["model"] and adamw["data"] == fingerprint()
+    assert "muon" not in adamw["recipe"] and [row["seed"] for row in adamw["rows"]] == list(lip_reader.SEEDS)  # fmt: skip
 
 
 @pytest.fixture
