@@ -58,7 +58,7 @@ def options(description=None):
     add("--config", metavar="FILE", help="options from a TOML file (names as here, without --); the command line takes precedence")  # fmt: skip
     add("--data", metavar="FOLDER", help="videos, a folder per class")
     add("--out", metavar="RUN", help="folder for the results")
-    add("--resume", action="store_true", help="go on where the run in RUN stopped, also with another number of processes")  # fmt: skip
+    add("--resume", action="store_true", help="go on where the run in RUN stopped, also with another number of processes; without --data, with the options noted there")  # fmt: skip
     add("--frames", type=count, default=8, help="frames of each clip (%(default)s)")
     add("--size", type=side, default=64, help="side in pixels, or HEIGHTxWIDTH (%(default)s)")
     add("--sampling", default="uniform", choices=("uniform", "random"), help="which frames: evenly spaced, or others in every epoch (%(default)s)")  # fmt: skip
@@ -106,6 +106,9 @@ def read_options(arguments=None, description=None):
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = options(description)
     given = parser.parse_args(arguments)
+    noted = Path(given.out or "") / "options.toml"
+    if given.resume and given.out and not (given.data or given.config) and noted.is_file():
+        given.config = noted  # a run knows its own options
     if given.config:
         given = parser.parse_args([*_from_toml(parser, given.config), *arguments])
     if missing := [f"--{name}" for name in ("data", "out") if getattr(given, name) is None]:

@@ -206,3 +206,27 @@ def _columns_of_change(clip):
     """The column in the middle of what changes from each frame to the next."""
     change = np.abs(np.diff(clip.astype(int), axis=0)).sum(axis=(1, 3))  # (t - 1, width)
     return change @ np.arange(change.shape[1]) / change.sum(axis=1)
+
+
+def test_what_is_passed_over_is_said(root):
+    """Nothing is dropped silently; what systems leave in folders is not worth a word."""
+    (root / "jump" / "day 2").mkdir()
+    (root / "jump" / "Thumbs.db").write_bytes(b"")
+    (root / "__MACOSX").mkdir()
+    (root / "wave" / "a.mkv").rename(root / "wave" / "a.3GP")
+    folder = VideoFolder(root, 4, 8)
+    assert folder.classes == ("jump", "wave") and len(folder) == 5
+    assert [path.name for path in folder.passed_over] == ["day 2", "notes.txt"]
+    told = folder.told_passed_over().replace("\\", "/")
+    assert told == "files whose names do not end as a video's: jump/notes.txt; folders inside a class folder: jump/day 2"  # fmt: skip
+    (root / "run").mkdir()
+    (root / "run" / "monday").mkdir()
+    with pytest.raises(VideoError, match="run: no video in this class folder, only folders inside a class folder: run.monday"):  # fmt: skip
+        VideoFolder(root, 4, 8)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_to_nothing_is_one_of_the_unreadable(root):
+    (root / "jump" / "d.mkv").symlink_to(root / "nowhere.mkv")
+    with pytest.raises(VideoError, match="1 of 6 videos cannot be read(?s:.*)d.mkv"):
+        VideoFolder(root, 4, 8).load(progress=False)

@@ -107,9 +107,9 @@ def test_notebooks_open_the_front_room_only():
 
 def test_the_front_room_stays_small():
     """A learner should find his way in it; plots and checks are packages of their own, and what only
-    lessons 15 and 16 open counts by itself."""
-    wing = {"published", "train", "options", "predict"}
+    lessons 13, 15 and 16 open counts by itself."""
+    wing = {"published", "train", "options", "predict", "muon"}
     files = [UTILS / f"{name}.py" for name in FRONT_ROOM - {"plots", "checks"}]
     lines = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
-    assert sum(count for name, count in lines.items() if name not in wing) < 2200, lines
+    assert sum(count for name, count in lines.items() if name not in wing) < 2250, lines
     assert all(lines[name] < 480 for name in wing), lines

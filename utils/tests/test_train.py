@@ -263,6 +263,7 @@ def test_tensorboard_config_and_resume(videos, tmp_path, capsys, fresh):
     assert main([f"--config={out / 'options.toml'}", "--resume"]) == 0  # nothing is left to do
     after = load_file(out / "model.safetensors")
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)  # fmt: skip
+    assert main(["--resume", f"--out={out}"]) == 0  # the options noted there will do
     capsys.readouterr()
     noted = (out / "options.toml").read_text()
     assert "run was started with --epochs 1 and not 2;" in told(capsys, f"--config={out / 'options.toml'}", "--resume", "--epochs=2")  # fmt: skip
