@@ -51,19 +51,17 @@ class VideoFolder:
             files = [p for p in there if p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir()]
             self.passed_over += [p for p in there if p not in files]
             if not files:
-                others = f", only {self.told_passed_over()}" if there else ""
+                others = f", only {self.told_passed_over(there)}" if there else ""
                 raise VideoError(f"{self.root / name}: no video in this class folder{others}")
             self.paths += files
             self.labels += [label] * len(files)
 
-    def told_passed_over(self):
+    def told_passed_over(self, paths=None):
         """What lies in the class folders and is not read: `passed_over`, in words."""
-        folders = [p for p in self.passed_over if p.is_dir()]
-        names = [f"{p.relative_to(self.root)}" for p in self.passed_over if p not in folders]
-        told = [f"files whose names do not end as a video's: {_few(names)}"] if names else []
-        if folders:
-            told.append(f"folders inside a class folder: {_few([f'{p.relative_to(self.root)}' for p in folders])}")  # fmt: skip
-        return "; ".join(told)
+        paths = self.passed_over if paths is None else paths
+        kinds = {"files whose names do not end as a video's": False, "folders inside a class folder": True}  # fmt: skip
+        told = {kind: [f"{p.relative_to(self.root)}" for p in paths if p.is_dir() == folder] for kind, folder in kinds.items()}  # fmt: skip
+        return "; ".join(f"{kind}: {_few(names)}" for kind, names in told.items() if names)
 
     def __len__(self):
         return len(self.paths)
