@@ -321,9 +321,6 @@ GRIDS = {
             "wide view, 24 x 16 pixels": _wide(8),
             "wide view, 48 x 32 pixels": _wide(16),
             "wide view, 72 x 48 pixels": _wide(24),
-            # how it is trained; the rate alone does not do it
-            "Muon at twice the rate": dict(budget=dict(peak_lr=3e-3, muon=True)),
-            "AdamW at twice the rate": dict(budget=dict(peak_lr=3e-3)),
             # schemes and size (local+global cannot halve three columns of patches)
             "space": dict(sizes=dict(scheme="space")),
             "joint": dict(sizes=dict(scheme="joint")),

@@ -23,7 +23,6 @@ from utils.experiments.tables import line_name, machine, row_key
 from utils.experiments.variants import seeded
 from utils.lips import accuracies
 from utils.model import count_parameters
-from utils.muon import Muon
 from utils.training import evaluate, fit, predict, save_model, to_video
 
 
@@ -88,10 +87,7 @@ def train_row(name, index, seed, checkpoint=None):
         if run.change is not None:
             run.change(model)
         started = process_time()
-        how = run.all_budget()
-        if how.pop("muon", False):
-            how["optimizer"] = Muon
-        history = fit(model, data, **how, augment=augment, seed=seed,
+        history = fit(model, data, **run.all_budget(), augment=augment, seed=seed,
                       checkpoint=checkpoint, every=200, progress=False)  # fmt: skip
         seconds = process_time() - started
         model.eval()

@@ -262,7 +262,7 @@ def _cube(axes, x, y, lit, asked, colour, cell=0.125):
 
 
 def _schemes():
-    """D6: who shares a room with the blue patch, one step at a time, and what it has heard of after all."""
+    """D6: who shares a room with the blue patch, one step at a time, and what it has heard from after all."""
     t, h, w, asked = 4, 4, 4, (1, 1, 2)
     place = np.ravel_multi_index(asked, (t, h, w))
     colours = {"(b h w) t": TIME, "(b t) (h w)": SPACE, "(b t h) w": SPACE, "(b t w) h": SPACE}
@@ -270,7 +270,7 @@ def _schemes():
     top = 1.28 * len(SCHEMES) + 0.1
     columns = (1.35, 3.95, 6.55, 9.2)
     for x, text in zip(
-        columns, ("first step", "second step", "third step", "heard of after one block")
+        columns, ("first step", "second step", "third step", "heard from after one block")
     ):
         axes.text(x, top + 0.2, text, fontsize=10, weight="bold", va="center")
     for number, (name, steps) in enumerate(SCHEMES.items()):
@@ -364,7 +364,7 @@ _WORDS = {
         back with a plus: T, attention over time, with a norm before it and a linear layer that starts at zero after
         it; S, attention over space, with a norm; and the MLP, with a norm. The class token's golden line goes round
         T, enters S as one copy per frame, is averaged, and goes through the MLP.""",
-    "schemes": """One row for each scheme, one cube of frames for each of its steps. Lit are the patches that share a
+    "schemes": """One row for each scheme, one strip of frames for each of its steps. Lit are the patches that share a
         room with one patch, in blue. Space: its own frame. Joint: everything. Divided: the same place in all
         frames, then its frame. Local and global: its quarter in all frames, then every second row, column and
         frame. Axial: the same place in all frames, then its row, then its column.""",
