@@ -17,8 +17,8 @@ def spotlight(clip, panels, colour="#222222", numbers=None, percent=True, wash=F
     Shapes: clip (t, height, width, 3) uint8; `panels` maps a name to ((frame, row, column), shares
     (t, h, w)), one row of frames each; None instead of a place frames no patch. A share of a tenth or
     more is framed in `colour` (one for all rows, or a list) and, with `percent`, printed. `numbers` stand
-    above the frames (the default counts from 0). With `wash` attention is a gold wash over the frame
-    instead, as strong as the root of the share: on white paper only that shows attention to nothing.
+    above the frames (the default counts from 0). With `wash` attention is a gold wash over the pale
+    frame, as strong as the root of the share: on white paper only that shows attention to nothing.
     """
     t, (height, width) = len(clip), clip.shape[1:3]
     cell = min(1.6, 9.5 / t)
@@ -27,7 +27,7 @@ def spotlight(clip, panels, colour="#222222", numbers=None, percent=True, wash=F
         figsize=(cell * t + 1.3, (cell * height / width + 0.05) * len(panels) + 0.5),
     )  # fmt: skip
     pale = 255 - 0.4 * (255 - clip.mean(-1, keepdims=True).repeat(3, -1))
-    gold = 255 * np.array(to_rgb("#F0A500"))
+    gold = np.array(to_rgb("#F0A500"))
     colours = [colour] * len(panels) if isinstance(colour, str) else colour
     for line, edge, (name, (asked, shares)) in zip(axes, colours, panels.items()):
         shares = as_array(shares)
@@ -35,7 +35,8 @@ def spotlight(clip, panels, colour="#222222", numbers=None, percent=True, wash=F
         down, across = height // h, width // w
         light = (shares / shares.max()).clip(0, 1).repeat(down, 1).repeat(across, 2)[..., None]
         if wash:
-            lit = 0.8 * light**0.5 * gold + (1 - 0.8 * light**0.5) * clip
+            light = (light - light.min()) / (1 - light.min() + 1e-9)
+            lit = pale * (1 - light**0.5 * (1 - gold))
         else:
             lit = light * clip + (1 - light) * pale
         lit = lit.round().astype(np.uint8)
@@ -71,7 +72,7 @@ def reach(panels, place):
     """
     t, h, w = next(iter(panels.values()))[0].shape
     most = max(len(maps) for maps in panels.values())
-    grey = "#b5b5b5"
+    grey = "#a0a0a0"
     colours = [TIME, SPACE, grey] if most > 1 else [grey]
     cell = min(1.5, 9 / t)
     figure, axes = plt.subplots(
@@ -93,7 +94,7 @@ def reach(panels, place):
                 picture[place[1:]] = to_rgb(ASK)
             ax.imshow(picture, extent=(0, w, h, 0))
             ax.set(xticks=range(w + 1), yticks=range(h + 1), xticklabels=[], yticklabels=[])
-            ax.grid(color="#bbbbbb", linewidth=0.6)
+            ax.grid(color="#d5d5d5", linewidth=0.6)
             ax.tick_params(length=0)
             ax.spines[:].set_color("#bbbbbb")
             if row == 0:
