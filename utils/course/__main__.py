@@ -52,6 +52,13 @@ def seeds(given):
     print(f"{set_seeds(given.first)} loops of hidden tests begin with seed {given.first} now")
 
 
+def solutions(given):
+    from utils.course.exercises import publish_solutions
+
+    for path in publish_solutions(given.folder, given.exercises or None):
+        print(path)
+
+
 def student_copy(given):
     from utils.course.exercises import student_copy
 
@@ -125,6 +132,9 @@ def parser():
         "first", type=int, metavar="SEED", help="any whole number from 1 on, such as 731"
     )
 
+    one = command(solutions, "solutions", "the solved exercises without hidden tests and mark schemes, to publish after the last hand-in")  # fmt: skip
+    one.add_argument("folder")
+    one.add_argument("exercises", nargs="*", help="such as 02 08 (default: all)")
     one = command(student_copy, "student-copy", "the course without solutions, hidden tests and model answers, to publish for a class")  # fmt: skip
     one.add_argument("folder", type=Path)
 

@@ -23,6 +23,7 @@ from utils.paths import ROOT, whole_file, write_text
 EXERCISES = NOTEBOOKS / "exercises"
 STUB = 'raise NotImplementedError("write your answer here")'  # as in nbgrader_config.py
 REGION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n.*?\n[ \t]*### END SOLUTION", re.M | re.S)
+MARKING = re.compile(r"^[ \t]*### (BEGIN|END) SOLUTION\n?|^\*Mark scheme: .*?\*$", re.M | re.S)
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n.*?\n### END HIDDEN TESTS\n?", re.M | re.S)
 
 
@@ -252,6 +253,20 @@ def _write_copy(folder, files, known=()):
 def stub(answer):
     """An answer cell as students get it."""
     return REGION.sub(lambda match: match[1] + STUB, answer)
+
+
+def publish_solutions(folder, names=None):
+    """Write solved exercises to `folder`, to be given to a class: answers, model answers and visible checks,
+    without hidden tests, mark schemes and nbgrader's lines. Returns the files."""
+    folder, written = Path(folder), []
+    for name in named(names) or exercises():
+        notebook = nbformat.read(source(name), as_version=4)
+        for cell in notebook.cells:
+            cell.source = MARKING.sub("", visible(cell.source)).rstrip("\n")
+        path = folder / f"{name}_solutions.ipynb"
+        write_text(path, nbformat.writes(notebook) + "\n")
+        written.append(path)
+    return written
 
 
 def visible(check):

@@ -20,6 +20,7 @@ from utils.course.exercises import (
     exercises,
     grade_id,
     make_release,
+    publish_solutions,
     release,
     set_seeds,
     source,
@@ -366,3 +367,17 @@ def test_what_the_instructors_page_names_exists():
         r"\((?:softmax over the wrong axis).*?; (\d+) of them in all\).*?\((\d+): loops", page
     ).groups()
     assert tuple(map(int, told)) == (entries.count("wrong"), entries.count("right"))
+
+
+def test_published_solutions_hold_answers_and_no_hidden_test(tmp_path):
+    written = publish_solutions(tmp_path / "out", ["02", "11_training"])
+    assert [path.name for path in written] == ["02_attention_solutions.ipynb", "11_training_solutions.ipynb"]  # fmt: skip
+    for path, name in zip(written, ("02_attention", "11_training")):
+        text = path.read_text(encoding="utf-8")
+        for word in ("HIDDEN TESTS", "BEGIN SOLUTION", "END SOLUTION", "Mark scheme"):
+            assert word in source(name).read_text(encoding="utf-8") and word not in text
+        for task in tasks(read(source(name))):
+            answer = re.sub(r"^[ \t]*### (BEGIN|END) SOLUTION\n?", "", task.answer, flags=re.M)
+            assert task.check is None or answer.rstrip("\n") in [
+                cell.source for cell in read(path).cells
+            ]
