@@ -411,7 +411,7 @@ def test_what_could_not_be_graded_is_listed_with_a_reason(graded, table):
 
 def test_one_line_a_student_and_a_short_table(graded):
     automatic = sum(POINTS[name] for name in AUTOMATIC)
-    line = rf"^thief +{NAME} +{automatic:g} of {sum(POINTS.values()):g}   hand-graded: 1 waiting$"
+    line = rf"^thief +{NAME} +{automatic:g} of {sum(POINTS.values()):g}   1 to be graded by hand$"
     assert re.search(line, graded.printed, re.M), graded.printed
     assert re.search(r"^exercise +graded +waiting +not graded +mean$", graded.printed, re.M)
     assert re.search(rf"^{NAME} +\d+ +\d+ +2 +[\d.]+$", graded.printed, re.M)
