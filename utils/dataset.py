@@ -28,8 +28,8 @@ class VideoFolder:
     as given). `size`, `sampling` and `pad` as in `read_frames`; for "random" set `epoch` before each
     epoch, and every clip shows other frames in it (the workers of a DataLoader are copies: they see
     the new `epoch` only when they are started anew, so without `persistent_workers`). VideoError when
-    the folder is missing, has no class folders, holds an unknown class, or a class without a video. What is no video by its name lands
-    in `passed_over`: print(folder.told_passed_over()).
+    the folder is missing, has no class folders, holds an unknown class, or a class without a video.
+    What is no video by its name is in `passed_over`; `told_passed_over()` says it in words.
     """
 
     def __init__(self, root, num_frames, size, sampling="uniform", pad=False, classes=None, seed=0):

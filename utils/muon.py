@@ -61,9 +61,8 @@ class Muon(torch.optim.AdamW):
                 alike.setdefault(new.shape, []).append((old, new))
             weight.grad = None  # so that AdamW passes it over
         for shape, pairs in alike.items():  # matrices of one shape in one go
-            size = (
-                0.2 * max(shape) ** 0.5
-            )  # then their numbers are as large as AdamW's steps usually are
+            # so large that their numbers are about those of AdamW's steps
+            size = 0.2 * max(shape) ** 0.5
             moves = orthogonalised(torch.stack([new for _, new in pairs]))
             for (old, _), move in zip(pairs, moves):
                 old.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * size * move)

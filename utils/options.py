@@ -73,12 +73,7 @@ def options(description=None):
     add("--scheme", default="divided", choices=SCHEMES, help="of a new model (%(default)s)")
     add("--dropout", type=share, default=0.0, help="of a new model (%(default)s)")
     add("--freeze", action="store_true", help="train the head alone")
-    add(
-        "--epochs",
-        type=count,
-        default=20,
-        help="a run cannot be made longer afterwards (%(default)s)",
-    )
+    add("--epochs", type=count, default=20, help="a run cannot be made longer afterwards (%(default)s)")  # fmt: skip
     add("--patience", type=count, metavar="EPOCHS", help="stop when so many epochs were not better in validation, and keep the best epoch's model instead of the last one's")  # fmt: skip
     add("--batch-size", type=count, default=32, help="of all processes together (%(default)s)")
     add("--accumulate", type=count, default=1, help="take each process's part of a batch in so many pieces, for less memory (%(default)s)")  # fmt: skip
@@ -91,12 +86,7 @@ def options(description=None):
     add("--recompute", action="store_true", help="gradient checkpointing: less memory, a third more work")  # fmt: skip
     add("--compile", action="store_true", help="torch.compile")
     add("--cpu", action="store_true", help="leave the GPUs alone")
-    add(
-        "--every",
-        type=count,
-        default=100,
-        help="steps from one checkpoint to the next (%(default)s, or an epoch's, if they are fewer)",
-    )
+    add("--every", type=count, default=100, help="steps from one checkpoint to the next (%(default)s, or an epoch's, if they are fewer)")  # fmt: skip
     add("--seed", type=number(int, 0), default=0, help="(%(default)s)")
     return parser
 

@@ -11,17 +11,14 @@ def check_by_hand(by_hand):
     """`by_hand()` returns the shares of three keys for the query (√2 ln 2, 0), and what it receives."""
     shares, received = unpack(by_hand(), "shares", "received")
     scores = torch.tensor([4.0, 1, 1]).log()
+    larger, smaller = (scores * 2**0.5).softmax(0), (scores / 2**0.5).softmax(0)
     wrong = {
         "a score of zero is not a share of zero: e to the power of 0 is 1": [1, 0, 0],
         "the key (0, 0) takes part like the others": [4 / 5, 1 / 5, 0],
         "the shares sum to 1: divide by their sum": [4, 1, 1],
         "these are the scores; the shares are their softmax": scores,
-        "divide the scores by √2, the root of a key's width, before the softmax": (
-            scores * 2**0.5
-        ).softmax(0),
-        "divide the scores by the root of a key's width, not by the width": (
-            scores / 2**0.5
-        ).softmax(0),
+        "divide the scores by √2, the root of a key's width, before the softmax": larger,
+        "divide the scores by the root of a key's width, not by the width": smaller,
         "a share is a number from 0 to 1, not per cent": [66.67, 16.67, 16.67],
     }
     diagnose(shares, [4 / 6, 1 / 6, 1 / 6], wrong, "shares", "the scores are ln 4, 0 and 0", 0.007)

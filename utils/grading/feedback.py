@@ -39,9 +39,8 @@ FORMULA = re.compile(
 )
 
 
-FRAME = re.compile(
-    r"(\x1b\[[0-9;]*m)*File "
-)  # of a traceback as IPython writes it: in a file, not in a cell
+# A part of a traceback, as IPython writes it, that lies in a file and not in a cell.
+FRAME = re.compile(r"(\x1b\[[0-9;]*m)*File ")
 
 
 def _drawn(text):
@@ -165,9 +164,8 @@ def _body(run):
                 if out.output_type == "error":
                     out.traceback = [f"{out.ename}: {out.evalue}"]
         for out in cell.get("outputs", []):
-            if (
-                out.output_type == "error"
-            ):  # the student's own lines, not those of libraries on this machine
+            if out.output_type == "error":
+                # the student's own lines, not those of libraries on this machine
                 out.traceback = [frame for frame in out.traceback if not FRAME.match(frame)]
     notebook.metadata = {"language_info": {"name": "python"}}
     exporter = HTMLExporter(template_name="basic", sanitize_html=True)

@@ -28,9 +28,8 @@ class Entry:
     by_hand: dict = field(default_factory=dict)  # task -> points, where somebody gave them
     comments: dict = field(default_factory=dict)
     refused: Refused | None = None
-    reread: list = field(
-        default_factory=list
-    )  # tasks whose answer is another one than the one that got points
+    # tasks whose answer in words is another one than the one that got points
+    reread: list = field(default_factory=list)
 
     @property
     def points(self):

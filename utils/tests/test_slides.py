@@ -10,7 +10,7 @@ import pytest
 
 from utils.course import slides
 from utils.course.__main__ import main
-from utils.course.notebooks import lessons, tidy
+from utils.course.notebooks import NOTEBOOKS, lessons, tidy
 
 LESSONS = [pytest.param(path, id=path.stem) for path in lessons()]
 TYPES = {"slide", "subslide", "fragment", "notes", "skip", "-"}
@@ -111,6 +111,12 @@ def test_the_whole_prose_reaches_the_speaker(path):
         if cell.cell_type == "markdown" and begun and slides.slide_type(cell) != "skip":
             for paragraph in slides.BADGE.sub("", cell.source).split("\n\n"):
                 assert packed(paragraph) in notes, f"in nobody's notes: {paragraph[:80]!r}"
+
+
+def test_the_instructors_page_says_how_many_slides_there_are():
+    counts = [len(slides.slides(read(path))) for path in lessons()]
+    page = (NOTEBOOKS / "exercises" / "README.md").read_text(encoding="utf-8")
+    assert f"a lecture of {min(counts)} to {max(counts)} slides" in page
 
 
 def test_notes_follow_the_headings():
