@@ -92,7 +92,7 @@ def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True, 
 def read_lips(words, models=None, folder=lips.LIPS):
     """What `models` say of spoken words: probabilities of all 51 classes, (n, 51) float32.
 
-    Each looks at every window in eighteen ways, and all answers are averaged. None: the three in data/.
+    Each looks at every window in eighteen ways, and all answers are averaged. None: those in data/.
     """
     models = models or [load_model(DATA / f"lips_{n}.safetensors")[0] for n in range(len(LIPS_KEPT))]  # fmt: skip
     views, total = {}, 0

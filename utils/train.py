@@ -156,22 +156,23 @@ def recompute_blocks(model):
 def make_model(given, classes):
     """The model that the options ask for: of a size, from a file of `save_model`, or published weights.
 
-    One that has learned other classes keeps all but its head.
+    One that has learned other classes keeps all but its head. Returns (model, whether its head is new).
     """
     torch.manual_seed(given.seed)
     clip = dict(num_frames=given.frames, image_size=given.size)
     if given.model in SIZES:
-        return TimeSformer(num_classes=len(classes), scheme=given.scheme, dropout=given.dropout, **clip, **SIZES[given.model])  # fmt: skip
+        return TimeSformer(num_classes=len(classes), scheme=given.scheme, dropout=given.dropout, **clip, **SIZES[given.model]), True  # fmt: skip
     if _of_save_model(given.model):
         model, notes = load_model(given.model)
         known = notes.get("classes")
         model = resize_model(model, **clip)
     else:
         model, known = load_published(given.model, **clip)
-    if known is None or tuple(known) != tuple(classes):
+    anew = known is None or tuple(known) != tuple(classes)
+    if anew:
         model.head = nn.Linear(model.config["dim"], len(classes))
         model.config["num_classes"] = len(classes)
-    return model
+    return model, anew
 
 
 def _of_save_model(path):
@@ -252,7 +253,9 @@ def train(given):
         accelerator.print(f"{out}: no run to go on with; it begins")
     accelerator.wait_for_everyone()  # nobody writes before all have looked
     source, held, classes = make_sources(given, accelerator)
-    model = make_model(given, classes)
+    model, anew = make_model(given, classes)
+    if anew and given.model not in SIZES and not (given.resume and run.exists()):
+        accelerator.print(f"{given.model}: other classes, so its head is new; the rest is kept")
     if given.freeze:
         model.requires_grad_(False)
         model.head.requires_grad_(True)

@@ -59,7 +59,8 @@ class Run:
     sizes: dict = field(
         default_factory=dict
     )  # what differs from SIZES, or for lips from LIPS_MODEL
-    budget: dict = field(default_factory=dict)  # what differs from BUDGET, or from LIPS_BUDGET
+    # what differs from BUDGET, or from LIPS_BUDGET; "muon": `utils.muon.Muon` in AdamW's place
+    budget: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)  # what differs from spoken.DATA; for lips only
     features: bool = False  # also measure how well the classes lie apart in feature space
     few: bool = False  # three seeds are enough
@@ -321,6 +322,10 @@ GRIDS = {
             "wide view, 24 x 16 pixels": _wide(8),
             "wide view, 48 x 32 pixels": _wide(16),
             "wide view, 72 x 48 pixels": _wide(24),
+            # the optimiser; each at both rates
+            "AdamW at twice the rate": dict(budget=dict(peak_lr=3e-3)),
+            "Muon": dict(budget=dict(muon=True)),
+            "Muon at twice the rate": dict(budget=dict(muon=True, peak_lr=3e-3)),
             # schemes and size (local+global cannot halve three columns of patches)
             "space": dict(sizes=dict(scheme="space")),
             "joint": dict(sizes=dict(scheme="joint")),

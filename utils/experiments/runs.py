@@ -23,6 +23,7 @@ from utils.experiments.tables import line_name, machine, row_key
 from utils.experiments.variants import seeded
 from utils.lips import accuracies
 from utils.model import count_parameters
+from utils.muon import Muon
 from utils.training import evaluate, fit, predict, save_model, to_video
 
 
@@ -86,8 +87,10 @@ def train_row(name, index, seed, checkpoint=None):
         model = seeded(run.build, seed, **run.all_sizes())
         if run.change is not None:
             run.change(model)
+        budget = run.all_budget()
+        optimizer = Muon if budget.pop("muon", False) else None
         started = process_time()
-        history = fit(model, data, **run.all_budget(), augment=augment, seed=seed,
+        history = fit(model, data, **budget, augment=augment, seed=seed, optimizer=optimizer,
                       checkpoint=checkpoint, every=200, progress=False)  # fmt: skip
         seconds = process_time() - started
         model.eval()

@@ -28,26 +28,42 @@ def readers():
     return [load_model(path) for path in WEIGHTS]
 
 
-def test_the_kept_weights_read_as_well_as_they_say(readers):
-    """Measured again from the files, clips and weights; another machine may round otherwise."""
+def test_the_kept_weights_are_made_as_they_say(readers):
     assert sum(path.stat().st_size for path in WEIGHTS) < 1_500_000
-    words, answers = lips.words("test"), []
     for (model, notes), (sizes, recipe, seed) in zip(readers, LIPS_KEPT, strict=True):
         assert tuple(notes["classes"]) == lips.CLASSES and notes["seed"] == seed
         assert notes["data"] == fingerprint() and notes["recipe"] == recipe
         assert model.config == TimeSformer(**sizes).config
+        assert notes["together"] == readers[0][1]["together"]
+    model, notes = load_model(TILES)
+    assert TILES.stat().st_size < 300_000 and model.config == TimeSformer(**LIPS_TILES).config
+    assert notes["data"] == fingerprint() and notes["recipe"] == LIPS_TILES_RECIPE
+
+
+@pytest.mark.slow  # lesson 13 does it every day, slots apart
+def test_the_kept_weights_read_as_well_as_they_say(readers):
+    """Measured again from the files, clips and weights; another machine may round otherwise."""
+    words, answers = lips.words("test"), []
+    for model, notes in readers:
         answers.append(read_lips(words, [model]))  # half a minute each: `read_lips` averages them
         agree(lips.accuracies(answers[-1], lips.labels_of(words)), notes["test"])
-        assert notes["together"] == readers[0][1]["together"]
     together = lips.accuracies(np.mean(answers, axis=0), lips.labels_of(words))
     agree(together, readers[0][1]["together"])
 
 
+@pytest.mark.slow
 def test_the_model_with_small_patches_reads_as_well_as_it_says():
     model, notes = load_model(TILES)
-    assert TILES.stat().st_size < 300_000 and model.config == TimeSformer(**LIPS_TILES).config
-    assert notes["data"] == fingerprint() and notes["recipe"] == LIPS_TILES_RECIPE
     agree(measure(model), notes["test"])
+
+
+def test_the_model_with_small_patches_reads():
+    """A third of the test sentences, looked at in one way: nearly as well as all in eighteen."""
+    model, notes = load_model(TILES)
+    words = [word for n, word in enumerate(lips.words("test")) if n // 6 % 3 == 0]
+    windows, labels = lips.windows(words, model.config["num_frames"], progress=False)
+    told = lips.accuracies(predict(model, lips.channels(windows)), labels)
+    assert told["all"] > notes["test"]["all"] - 0.06
 
 
 def test_read_lips_averages_the_kept_models(readers):
@@ -67,7 +83,7 @@ def agree(told, noted):
 
 def test_cheats_stay_where_they_were_measured(readers):
     """Without movement or without order the kept models read far worse: they live off no leak."""
-    words = lips.words("test")
+    words = [word for n, word in enumerate(lips.words("test")) if n // 6 % 3 == 0]
     labels = lips.labels_of(words)
 
     def right(change):

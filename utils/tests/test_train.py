@@ -410,7 +410,8 @@ def test_every_kind_of_model_to_start_from(name):
     given = read_options(
         ["--data=x", "--out=y", f"--model={DATA / name}", "--frames=4", "--size=32"]
     )
-    model = train.make_model(given, ("jump", "wave"))
+    model, anew = train.make_model(given, ("jump", "wave"))
+    assert anew
     assert model.clip_shape == (4, 3, 32, 32) and model.head.out_features == 2
     video = torch.randn(1, *model.clip_shape)
     assert model(video).shape == (1, 2)

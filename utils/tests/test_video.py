@@ -57,7 +57,7 @@ def pyav_frames(path, indices, size):
                         picture = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_CUBIC)
                     frames[count] = picture
                 count += 1
-        except av.error.InvalidDataError:
+        except (av.error.InvalidDataError, av.error.ArgumentError):
             pass  # damaged from here on; both readers stop
     return frames, count
 
@@ -130,7 +130,7 @@ def test_a_file_that_breaks_off_says_so(path):
     if not claimed or total >= 0.95 * claimed - 1:
         pytest.skip("holds what it promises")
     with pytest.warns(VideoWarning, match=f"claims {claimed} frames, {total} decode"):
-        read_frames(path, 2)
+        read_frames(path, min(2, total))
 
 
 # Written here, so these run everywhere ---------------------------------------------------------
