@@ -316,6 +316,7 @@ def train(given):
     of = f"the best epoch, {last['epoch']} of {len(rows)}: " if given.patience else ""
     accelerator.print(f"{time.perf_counter() - started:.0f} s; {of}loss {last['loss']:.3f}, right in training {last['accuracy']:.1%}, "
                       f"in validation {last['test_accuracy']:.1%}; {result}")  # fmt: skip
+    accelerator.wait_for_everyone()  # who leaves while another still writes may die of it
     accelerator.end_training()
     return history
 

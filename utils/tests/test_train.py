@@ -274,6 +274,13 @@ def test_tensorboard_config_and_resume(videos, tmp_path, capsys, fresh):
     assert right / len(rows[1:]) == pytest.approx(history[-1]["test_accuracy"])
 
 
+def test_a_model_that_knew_other_classes_says_that_its_head_is_new(videos, tmp_path, capsys, fresh):  # fmt: skip
+    arguments = [f"--data={videos}", f"--out={tmp_path / 'run'}", *OPTIONS, f"--model={DATA / 'motion_divided.safetensors'}"]  # fmt: skip
+    message = "motion_divided.safetensors: other classes, so its head is new; the rest is kept"
+    assert main(arguments) == 0 and message in capsys.readouterr().out
+    assert main([*arguments, "--resume"]) == 0 and message not in capsys.readouterr().out
+
+
 def test_the_model_answers_for_a_file(videos, alone, tmp_path, capsys):
     """`python -m utils.predict` with the folder of a run: the same answers as in validation.csv."""
     row = (alone / "validation.csv").read_text().splitlines()[1]
