@@ -378,7 +378,7 @@ TRAIN = """
 """
 
 
-@pytest.mark.slow  # lesson 11 trains three of them, with the same assertion
+@pytest.mark.slow  # lesson 11 trains one of them every day, with the same assertion
 def test_the_recipe_reaches_99_percent_for_each_of_five_seeds():
     """From the .mp4 files; two processes of one thread each use two cores better than one of two."""
     motion_data("train", progress=False)  # so that the two do not both write it
