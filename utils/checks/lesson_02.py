@@ -174,13 +174,14 @@ def check_chunks(attend_in_chunks, seed=0):
     assert size in chunks, (
         f"go through {size} keys at a time; no tensor had {size} scores of a query"
     )
+    loose = 2e-3  # scores of hundreds have four digits behind the point
     low = torch.ones_like(q) * 10, -10 - k.abs()  # every score is far below 0
     found = numbers(attend_in_chunks(*low, v, size), "the output")
     right = F.scaled_dot_product_attention(*low, v)
     assert found.isfinite().all(), (
         "where all scores are far below 0 the result is no number: let the largest so far start at minus infinity"
     )
-    diagnose(found, right, {}, "the output where all scores are far below 0", but, 1e-4)
+    diagnose(found, right, {}, "the output where all scores are far below 0", but, loose)
     large = numbers(attend_in_chunks(100 * q, 100 * k, v, size), "the output")
     assert large.isfinite().all(), (
         "large scores overflow: take the largest score so far away before the exponential"
@@ -191,5 +192,5 @@ def check_chunks(attend_in_chunks, seed=0):
         {},
         "the output for large scores",
         but,
-        1e-4,
+        loose,
     )
