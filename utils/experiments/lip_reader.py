@@ -3,11 +3,14 @@
 import json
 from time import process_time
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from utils import lips, paths
 from utils.experiments.runs import in_parallel, one_thread
 from utils.experiments.spoken import fingerprint
 from utils.experiments.tables import machine
-from utils.paths import DATA, write_text
+from utils.paths import DATA, whole_file, write_text
 from utils.recipe import (
     LIPS_KEPT,
     LIPS_MODEL,
@@ -22,6 +25,7 @@ from utils.training import load_model, save_model
 SEEDS = range(5)
 RESULTS = DATA / "experiments" / "lips-seeds.json"
 WEIGHTS = [DATA / f"lips_{number}.safetensors" for number in range(len(LIPS_KEPT))]
+ANSWERS = DATA / "lips_answers.safetensors"  # of each of WEIGHTS to the test words
 TILES = DATA / "lips_tiles.safetensors"
 
 
@@ -30,8 +34,12 @@ def measure(models, split="test"):
 
     Each window is looked at in eighteen ways. Shares, rounded.
     """
-    models, words = models if isinstance(models, list) else [models], lips.words(split)
-    told = lips.accuracies(read_lips(words, models), lips.labels_of(words))
+    words = lips.words(split)
+    return _shares(read_lips(words, models if isinstance(models, list) else [models]), words)
+
+
+def _shares(probabilities, words):
+    told = lips.accuracies(probabilities, lips.labels_of(words))
     return {name: round(share, 4) for name, share in told.items()}
 
 
@@ -94,18 +102,23 @@ def _keep(number):
 
 
 def weights(jobs=1):
-    """The three models that the course keeps, in eight bits, and what they read alone and together."""
+    """The three models that the course keeps, in eight bits, what they read alone and together, and
+    the probabilities they gave: a tensor (words, 51) for each file's name in ANSWERS.
+    """
     numbers = range(len(LIPS_KEPT))
     files = sorted(in_parallel(_keep, [(n,) for n in numbers], [f"model {n}" for n in numbers], jobs))  # fmt: skip
     for path, file in zip(WEIGHTS, files):
         model, notes = load_model(file)
         save_model(model, path, eight_bits=True, **notes)
-    kept = [load_model(path) for path in WEIGHTS]  # what is kept is what is measured
-    together = measure([model for model, _ in kept])
-    for (model, notes), path in zip(kept, WEIGHTS):
-        notes |= dict(test=measure(model), together=together)
+    kept, words = [load_model(path) for path in WEIGHTS], lips.words("test")
+    answers = [read_lips(words, [model]) for model, _ in kept]  # what is kept is what is measured
+    together = _shares(np.mean(answers, axis=0), words)
+    for (model, notes), path, answer in zip(kept, WEIGHTS, answers):
+        notes |= dict(test=_shares(answer, words), together=together)
         save_model(model, path, eight_bits=True, **notes)
         print(f"{path.name}: {notes['test']['all']:.1%} of the test words, {notes['seconds']} s")
+    with whole_file(ANSWERS) as part:
+        save_file({path.stem: answer for path, answer in zip(WEIGHTS, answers)}, part)
     print(f"together: {together['all']:.1%}")
 
 

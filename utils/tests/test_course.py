@@ -273,9 +273,7 @@ def shortened(notebook):
 CACHING = ("00", "10", "11", "12")  # the first, and those that leave something in the cache
 
 
-@pytest.mark.parametrize(
-    "chosen", [("00", "10"), pytest.param(None, marks=pytest.mark.slow, id="all")]
-)
+@pytest.mark.parametrize("chosen", [("00",), pytest.param(None, marks=pytest.mark.slow, id="all")])
 def test_lessons_run_alone_as_in_colab_and_again(remote, tmp_path, chosen):
     """An empty folder, one .ipynb, no course beside it. Long lessons are shortened here; nbval runs them whole."""
     paths = [path for path in lessons() if chosen is None or path.stem[:2] in chosen]

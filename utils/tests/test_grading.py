@@ -1,6 +1,6 @@
 """The grader, on a class of submissions made from a real exercise: the good, the broken and the hostile.
 
-A class is graded once, and the tests look at what came of it. Daily it is six students, and all whose
+A class is graded once, and the tests look at what came of it. Daily it is five students, and all whose
 files are never run; the whole class (`-m slow`) takes about three times as long.
 """
 
@@ -229,7 +229,7 @@ STUDENTS = {
     "no notebook": "this is not JSON",
 }
 # All right, nothing, and the worst; thief and colab are made in `hand_in`.
-SIX = (FORMULA, "empty", "loop", "hog", "cheat", "thief")
+FEW = (FORMULA, "empty", "hog", "cheat", "thief")
 NEVER_RUN = ("stripped and cut", "quarrel", "another course", "no notebook")
 ANSWERS = ROOT / "utils" / "tests" / "answers"
 cell_of(STUDENTS["cheat"], "02-by-hand").source += CHEAT
@@ -288,8 +288,8 @@ def grade(folder, students):
 
 
 @pytest.fixture(scope="module")
-def six(tmp_path_factory):
-    return grade(tmp_path_factory.mktemp("the six") / "hand ins", SIX)
+def few(tmp_path_factory):
+    return grade(tmp_path_factory.mktemp("the few") / "hand ins", FEW)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +297,7 @@ def everyone(tmp_path_factory):
     return grade(tmp_path_factory.mktemp("the class") / "hand ins", tuple(EXPECTED))
 
 
-@pytest.fixture(params=["six", pytest.param("everyone", marks=slow)])
+@pytest.fixture(params=["few", pytest.param("everyone", marks=slow)])
 def graded(request):
     return request.getfixturevalue(request.param)
 
@@ -341,10 +341,10 @@ EXPECTED = {
 
 
 def each(expected):
-    """Parameters "graded, student, expected": of the six, and of everyone where that class is graded."""
-    daily = {student: what for student, what in expected.items() if student in SIX + NEVER_RUN}
+    """Parameters "graded, student, expected": of the few, and of everyone where that class is graded."""
+    daily = {student: what for student, what in expected.items() if student in FEW + NEVER_RUN}
     return [
-        *(pytest.param("six", student, what) for student, what in daily.items()),
+        *(pytest.param("few", student, what) for student, what in daily.items()),
         *(
             pytest.param("everyone", student, what, marks=slow)
             for student, what in expected.items()
@@ -695,7 +695,7 @@ def again(graded, monkeypatch):
 @pytest.mark.parametrize(
     "graded, whom, notes",
     [
-        ("six", "thief", r"^tried to .*; the grader did not let it$"),
+        ("few", "thief", r"^tried to .*; the grader did not let it$"),
         pytest.param("everyone", "colab", r"^$", marks=slow),
     ],
     indirect=["graded"],

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from utils import lips, paths
 from utils.experiments import lip_reader
-from utils.experiments.lip_reader import RESULTS, TILES, WEIGHTS, measure
+from utils.experiments.lip_reader import ANSWERS, RESULTS, TILES, WEIGHTS, measure
 from utils.experiments.spoken import DATA, fingerprint, spoken
 from utils.model import TimeSformer, count_parameters
 from utils.recipe import (
@@ -40,12 +41,25 @@ def test_the_kept_weights_are_made_as_they_say(readers):
     assert notes["data"] == fingerprint() and notes["recipe"] == LIPS_TILES_RECIPE
 
 
-@pytest.mark.slow  # lesson 13 does it every day, slots apart
+def test_the_kept_answers_are_as_good_as_the_weights_say(readers):
+    """All of the kept answers, and that they are these weights': twelve words a day, all when slow."""
+    words, kept = lips.words("test"), load_file(ANSWERS)
+    answers = [kept.pop(path.stem) for path in WEIGHTS]
+    assert not kept
+    together = readers[0][1]["together"]
+    for said, noted in [*zip(answers, (notes["test"] for _, notes in readers)), (np.mean(answers, axis=0), together)]:  # fmt: skip
+        assert lips.accuracies(said, lips.labels_of(words)) == pytest.approx(noted, abs=1e-4)
+    for (model, _), answer in zip(readers, answers):
+        np.testing.assert_allclose(read_lips(words[:12], [model]), answer[:12], atol=0.02)
+
+
+@pytest.mark.slow
 def test_the_kept_weights_read_as_well_as_they_say(readers):
     """Measured again from the files, clips and weights; another machine may round otherwise."""
-    words, answers = lips.words("test"), []
-    for model, notes in readers:
+    words, answers, kept = lips.words("test"), [], load_file(ANSWERS)
+    for (model, notes), path in zip(readers, WEIGHTS):
         answers.append(read_lips(words, [model]))  # half a minute each: `read_lips` averages them
+        np.testing.assert_allclose(answers[-1], kept[path.stem], atol=0.03)
         agree(lips.accuracies(answers[-1], lips.labels_of(words)), notes["test"])
     together = lips.accuracies(np.mean(answers, axis=0), lips.labels_of(words))
     agree(together, readers[0][1]["together"])
@@ -131,6 +145,7 @@ def tiny(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(lip_reader, "LIPS_TILES", sizes | dict(patch_size=8, num_frames=8))
     monkeypatch.setattr(lip_reader, "TILES", tmp_path / "tiles")
+    monkeypatch.setattr(lip_reader, "ANSWERS", tmp_path / "answers")
     monkeypatch.setattr(lip_reader, "WEIGHTS", [tmp_path / "first", tmp_path / "second"])
     monkeypatch.setattr(lip_reader, "SEEDS", range(2))
     return tmp_path
@@ -155,7 +170,12 @@ def test_seeds_are_added_and_never_measured_twice(tiny, monkeypatch, capsys):
 def test_weights_are_kept_in_eight_bits_and_measured_so(tiny, monkeypatch):
     lip_reader.weights()
     kept = [load_model(tiny / name) for name in ("first", "second")]
+    answers = load_file(tiny / "answers")
     for seed, (model, notes) in enumerate(kept):
+        said = lips.accuracies(
+            answers[("first", "second")[seed]], lips.labels_of(lips.words("test"))
+        )
+        assert notes["test"] == pytest.approx(said, abs=1e-4)
         assert next(model.parameters()).dtype == torch.float32 and notes["seed"] == seed
         assert notes["test"] == measure(model)
         assert notes["recipe"]["epochs"] == 2 and notes["seconds"] is not None
@@ -185,7 +205,17 @@ def test_training_goes_on_where_it_stopped(tiny):
 # What a line of the grid may change ------------------------------------------------------------------
 
 
-def test_the_recipes_line_is_what_the_recipe_trains_on():
+@pytest.fixture
+def few(monkeypatch):
+    """The first ten sentences of each part only: each is read, cut and compared as all are."""
+    everything = lips.words
+    first = {word.sentence for split in lips.SPLITS for word in everything(split)[:60]}
+    monkeypatch.setattr(lips, "words", lambda *args, **which: [
+        word for word in everything(*args, **which) if word.sentence in first
+    ])  # fmt: skip
+
+
+def test_the_recipes_line_is_what_the_recipe_trains_on(few):
     (windows, labels), augment = spoken("train", 12, (32, 48))
     ours, same = lips.windows(lips.words("train"), margin=lips.MARGIN, progress=False)
     np.testing.assert_array_equal(windows, ours)
@@ -205,7 +235,7 @@ def test_the_recipes_line_is_what_the_recipe_trains_on():
     dict(channels="grey, change"), dict(normalised=False), dict(apart=True), dict(stretched=True),
     dict(cheat="one_frame"), dict(cheat="mean_picture"), dict(cheat="shuffled"),
 ], ids=str)  # fmt: skip
-def test_every_change_changes_what_the_network_gets(change):
+def test_every_change_changes_what_the_network_gets(few, change):
     assert change.keys() <= DATA.keys()
     plain, turn = spoken("train", 12, (32, 48))
     other, turn_other = spoken("train", 12, (32, 48), **change)

@@ -110,6 +110,7 @@ def test_a_browser_needs_a_screen(monkeypatch):
     assert start.has_browser()
 
 
+@pytest.mark.slow
 def test_it_runs_from_a_folder_that_cannot_be_written(tmp_path, environment):
     """A real read-only mount, where this system lets us make one; test_paths.py has the rest."""
     place = tmp_path / "nur lesbar ✓"

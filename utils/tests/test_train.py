@@ -202,6 +202,7 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_patience_ends_the_run_for_all_processes_and_keeps_the_best_epoch(videos, tmp_path):
     """The rate is so high that the first epochs are luck; a run that was stopped goes on to the same end."""
     more = ["--epochs=30", "--patience=2", "--learning-rate=0.02"]

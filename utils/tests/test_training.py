@@ -216,7 +216,9 @@ def run_once(where, kill="never"):
 
 
 @pytest.mark.parametrize(
-    "kills", [["saving 7"], ["step 4", "saving 17", "step 16"]], ids=" then ".join
+    "kills",
+    [["saving 7"], pytest.param(["step 4", "saving 17", "step 16"], marks=pytest.mark.slow)],
+    ids=" then ".join,
 )
 def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, kills, whole_run):
     for kill in kills:
