@@ -13,12 +13,14 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
-from utils.course.exercises import visible
+from utils.course.exercises import HIDDEN, visible
 from utils.grading.submissions import marks
 
 TAGS = {*bleach.ALLOWED_TAGS, "h1", "h2", "h3", "h4", "h5", "h6", "p", "br", "hr", "div", "span", "pre", "img", "del", "sub",
         "sup", "details", "summary", "table", "thead", "tbody", "tr", "th", "td"}  # fmt: skip
 LONGEST = 600  # characters of a check's message
+HIDDEN_ONLY = "the check that you have passes, a hidden one with other numbers does not"
+ANSI = re.compile(r"\x1b\[[0-9;]*m")  # colours of a terminal
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 58rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: 0 } header p { margin-top: .2rem }
@@ -106,7 +108,26 @@ def what_it_said(task, run, limits):
     said = message if kind in ("AssertionError", "limit") and message else f"{kind}: {message}"
     if kind == "AssertionError" and not message:
         said = "the check failed"
+    if only_hidden_tests_fail(task, run):
+        said = f"{HIDDEN_ONLY}: {said}"
     return said if len(said) <= LONGEST else said[:LONGEST] + " …"
+
+
+def only_hidden_tests_fail(task, run):
+    """Whether the part of a task's check that students have went well, and one behind it did not.
+
+    IPython's traceback says "Cell In[5], line 7": is that before the hidden tests or in them?
+    """
+    if task.by_hand:
+        return False
+    (cell,) = (c for c in run.notebook.cells if marks(c).get("grade_id") == task.graded)
+    hidden = HIDDEN.search(cell.source)
+    errors = [out for out in cell.get("outputs", []) if out.output_type == "error"]
+    if not hidden or not errors or any(out.ename == "CellTimeoutError" for out in errors):
+        return False
+    traceback = ANSI.sub("", "\n".join(errors[-1].traceback))
+    line = re.search(r"Cell In\[\d+\], line (\d+)", traceback)
+    return line is not None and int(line[1]) > cell.source[: hidden.start()].count("\n")
 
 
 def _error(cell, limits):
@@ -116,7 +137,7 @@ def _error(cell, limits):
         return None
     if any(out.ename == "CellTimeoutError" for out in errors):
         return "limit", f"took longer than {limits.seconds} s"
-    said = re.sub(r"\x1b\[[0-9;]*m", "", errors[-1].evalue).strip()
+    said = ANSI.sub("", errors[-1].evalue).strip()
     # the file that a SyntaxError names is the kernel's own
     return errors[-1].ename, re.sub(r" \([^()]*, line (\d+)\)$", r" (line \1)", said)
 

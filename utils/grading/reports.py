@@ -149,6 +149,9 @@ def _notes(entry, limits):
         said = "" if task.by_hand else feedback.what_it_said(task, entry.run, limits)
         if said.startswith("took longer"):
             notes = [*notes, f"{task.name} {said}"]
+    hidden = [t.name for t in entry.exercise.tasks if feedback.only_hidden_tests_fail(t, entry.run)]
+    if hidden:
+        notes = [*notes, f"only hidden tests failed in {', '.join(hidden)}"]
     return notes + [f"{name} is still to be graded by hand" for name in waits]
 
 

@@ -55,6 +55,14 @@ WRONG = {
     "02-read-maps": "def read_maps():\n    return {}",
     "02-chunks": "def attend_in_chunks(q, k, v, size):\n    return q",
 }
+# right for the visible check, which has five tokens
+NARROW = {
+    "02-causal": """\
+def attend_to_the_past(q, k, v):
+    past = torch.ones(5, 5, dtype=torch.bool).tril()
+    return (q @ k.mT / q.shape[-1]**0.5).masked_fill(~past, -torch.inf).softmax(-1) @ v
+"""
+}
 
 HOG = """\
 def attend(q, k, v):
@@ -210,7 +218,9 @@ STUDENTS = {
     "Ada Lövelace_123_assignsubmission_file": filled(),
     "empty": filled({}),
     "wrong": filled(SOLUTIONS | WRONG),
-    "half": filled({name: SOLUTIONS[name] for name in ("02-by-hand", "02-attend", "02-repair")}),
+    "half": filled(
+        {name: SOLUTIONS[name] for name in ("02-by-hand", "02-attend", "02-repair")} | NARROW
+    ),
     "loop": with_answer("02-attend", "def attend(q, k, v):\n    while True:\n        pass"),
     "hog": with_answer("02-attend", HOG),
     "syntax": with_answer("02-attend", "def attend(q, k, v):\n    return q @"),
@@ -369,6 +379,8 @@ def test_points_of_each_task(table, student, points):
             "Ada Lövelace_123_assignsubmission_file": r"^words is still to be graded by hand$",
             FORMULA: r"^words is still to be graded by hand$",
             "empty": r"^$",
+            "half": r"only hidden tests failed in causal$",
+            "wrong": r"^((?!hidden).)*$",
             "hog": r"02-attend stopped the grader: it needed more than 2 GB of memory; it was taken out",
             "killer": r"02-attend stopped the grader: it ended the Python that ran it",
             "stubborn": r"02-attend stopped the grader: it took longer than 5 s and could not be interrupted",
@@ -602,7 +614,8 @@ def feedback(out, student):
             "Ada Lövelace_123_assignsubmission_file": ">right<",
             reports.file_name(FORMULA): ">right<",
             "empty": ">not answered yet<",
-            "wrong": "divide the scores by √d before the softmax",
+            "wrong": ">divide the scores by √d before the softmax",
+            "half": f">{feedback_page.HIDDEN_ONLY}: ",
             "loop": ">took longer than 5 s<",
             "hog": "your answer stopped the grader: it needed more than 2 GB of memory",
             "killer": "your answer stopped the grader: it ended the Python that ran it",
