@@ -13,6 +13,8 @@ import torch  # noqa: E402
 
 SHARED_VIDEOS = Path(__file__).resolve().parents[3] / "shared" / "videos"
 
+LARGE = ("fate_hevc_dv84.mp4",)
+
 # The longest first, so that the two workers end at about the same time.
 LONGEST = (
     "13_reading_lips.ipynb", "test_exercises.py", "11_training.ipynb", "test_lip_reader.py", "test_train.py", "test_grading.py",
@@ -39,4 +41,8 @@ def shared_videos(folder):
     files = sorted(p for p in (SHARED_VIDEOS / folder).glob("*") if p.is_file())
     if not files:
         return [pytest.param(None, marks=pytest.mark.skip(reason="../shared/videos is not here"))]
-    return [pytest.param(path, id=path.name) for path in files]
+    return [
+        # pictures of 4K take a quarter of a minute
+        pytest.param(path, id=path.name, marks=pytest.mark.slow if path.name in LARGE else ())
+        for path in files
+    ]

@@ -144,6 +144,7 @@ def test_an_epochs_plan_gives_every_clip_to_one_process_once(clips, batch, proce
     assert sorted(seen) == [(epoch, index) for epoch in range(2) for index in range(clips)]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_and_one_process_goes_on(videos, spies, tmp_path):
     """The second of two is killed in the second epoch; one goes on from the checkpoint, to the same end."""
     out, spy = tmp_path / "run", tmp_path / "spy"
@@ -175,6 +176,7 @@ def test_a_process_that_dies_ends_the_run_and_one_process_goes_on(videos, spies,
     )  # from the checkpoint, not anew
 
 
+@pytest.mark.slow
 def test_two_go_on_where_one_stopped_with_workers_and_pieces(videos, alone, tmp_path):
     """`every` 2 of ten steps: the first run is stopped after four by asking for fewer steps is another
     run, so its checkpoint is taken on the way."""
