@@ -238,19 +238,23 @@ class AttentionStep(nn.Module):
 class Block(nn.Module):
     """One transformer block: the attention steps of a scheme, then the feed-forward network.
 
-    Shapes: patches (b, t, h, w, dim) and class token (b, dim) -> the same.
+    Shapes: patches (b, t, h, w, dim) and class token (b, dim) -> the same. The `last` block of a model
+    leaves its patches as attention made them: behind it only the class token is read.
     Source: the paper, figure 1 and equations 6, 8, 9 and 11.
     """
 
-    def __init__(self, dim, heads, steps, activation="geglu", mult=4, dropout=0.0):
+    def __init__(self, dim, heads, steps, activation="geglu", mult=4, dropout=0.0, last=False):
         super().__init__()
+        self.last = last
         self.steps = nn.ModuleList(AttentionStep(dim, heads, step, dropout) for step in steps)
         self.feed_forward = PreNorm(dim, FeedForward(dim, mult, dropout, activation))
 
     def forward(self, patches, cls):
         for step in self.steps:
             patches, cls = step(patches, cls)
-        return patches + self.feed_forward(patches), cls + self.feed_forward(cls)
+        if not self.last:
+            patches = patches + self.feed_forward(patches)
+        return patches, cls + self.feed_forward(cls)
 
 
 # Lesson 08 ------------------------------------------------------------------------------------
@@ -341,7 +345,8 @@ class TimeSformer(nn.Module):
         with_time = not self.per_frame
         self.embedding = VideoEmbedding((height, width), num_frames, patch_size, dim, with_time)
         self.blocks = nn.ModuleList(
-            Block(dim, heads, steps, activation, mult, dropout) for _ in range(depth)
+            Block(dim, heads, steps, activation, mult, dropout, last=number == depth - 1)
+            for number in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes)
@@ -395,10 +400,12 @@ def count_parameters(model):
 def multiply_adds(model, clips=1):
     """Multiply-adds of one forward pass of `clips` clips, counted in every matrix product.
 
-    The paper's "TFLOPs" are these. Nothing is computed: the model runs on the meta device.
+    The paper's "TFLOPs" are these, with the last block's MLP counted for every token. Nothing is
+    computed: the model runs on the meta device.
     """
     with torch.device("meta"):
         twin = TimeSformer(**model.config)
+        twin.blocks[-1].last = False
         video = torch.empty(clips, *twin.clip_shape)
     with FlopCounterMode(display=False) as counter:
         twin(video)

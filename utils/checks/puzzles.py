@@ -121,6 +121,7 @@ def units():
         if output.ndim == 5:  # patches, not the class token
             found.append(output.flatten(1, 3))
 
+    model.blocks[-1].last = False  # its patches are what we want to see
     hook = model.blocks[-1].feed_forward.fn.net[1].register_forward_hook(keep)
     predict(model, lips.channels(windows), batch_size=50)
     hook.remove()

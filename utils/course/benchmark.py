@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils.experiments.tables import machine
-from utils.model import TimeSformer, multiply_adds
+from utils.model import TimeSformer
 from utils.paths import ROOT, write_text
 from utils.published import published_config, published_state
 from utils.recipe import MODEL
@@ -101,11 +101,10 @@ def product_speed(device, dtype, size=1024):
     return a.shape[0] ** 3 / best
 
 
-def _training_products(train, module, run):
-    """Multiply-adds of a training step. Not three times the forward pass: what the last block makes of its
-    patches is read by nobody, so nothing goes back through it."""
+def _products(call):
+    """The multiply-adds that a call really takes, counted in every matrix product."""
     with FlopCounterMode(display=False) as counter:
-        train(module, run)
+        call()
     return counter.get_total_flops() / 2
 
 
@@ -141,7 +140,10 @@ def compare(case, peer, half, device, repeats):
             with mixed():
                 row[f"{name} MB"] = Kept(module).of(lambda run=run: run(video))
     speed = product_speed(device, torch.bfloat16 if half else torch.float32)
-    products = dict(forward=multiply_adds(model, clips), training=_training_products(train, *pair["ours"]))  # fmt: skip
+    ours = pair["ours"]
+    products = dict(
+        forward=_products(lambda: model(video)), training=_products(lambda: train(*ours))
+    )
     for what, call in (("forward", forward), ("training", train)):
         times = {name: [] for name in pair}
         for _ in range(repeats + 2):

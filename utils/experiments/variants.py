@@ -81,6 +81,7 @@ class MeanOfPatches(nn.Module):
 
 def read_patches(model):
     """The head reads the mean of the patches, so that no step of the last block is in vain."""
+    model.blocks[-1].last = False
     model.blocks.append(MeanOfPatches())
 
 

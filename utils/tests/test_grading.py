@@ -1,6 +1,6 @@
 """The grader, on a class of submissions made from a real exercise: the good, the broken and the hostile.
 
-A class is graded once, and the tests look at what came of it. Daily it is five students, and all whose
+A class is graded once, and the tests look at what came of it. Daily it is four students, and all whose
 files are never run; the whole class (`-m slow`) takes about three times as long.
 """
 
@@ -239,7 +239,7 @@ STUDENTS = {
     "no notebook": "this is not JSON",
 }
 # All right, nothing, and the worst; thief and colab are made in `hand_in`.
-FEW = (FORMULA, "empty", "hog", "cheat", "thief")
+FEW = (FORMULA, "hog", "cheat", "thief")
 NEVER_RUN = ("stripped and cut", "quarrel", "another course", "no notebook")
 ANSWERS = ROOT / "utils" / "tests" / "answers"
 cell_of(STUDENTS["cheat"], "02-by-hand").source += CHEAT

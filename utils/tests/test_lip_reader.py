@@ -95,9 +95,10 @@ def agree(told, noted):
         assert told[name] == pytest.approx(share, abs=0.005 if name in ("all", "in_slot") else 0.017), name  # fmt: skip
 
 
+@pytest.mark.slow  # lesson 13 looks at the same cheats every day, with a model that it trains
 def test_cheats_stay_where_they_were_measured(readers):
     """Without movement or without order the kept models read far worse: they live off no leak."""
-    words = [word for n, word in enumerate(lips.words("test")) if n // 6 % 3 == 0]
+    words = lips.words("test")
     labels = lips.labels_of(words)
 
     def right(change):
@@ -110,10 +111,10 @@ def test_cheats_stay_where_they_were_measured(readers):
     as_filmed = right(lambda windows: windows)
     shares = [right(change) for change in (lips.shuffled, lips.one_frame, lips.mean_picture)]
     assert as_filmed > 0.85
-    np.testing.assert_allclose(shares, CHEATS, atol=0.04)
+    np.testing.assert_allclose(shares, CHEATS, atol=0.015)
 
 
-CHEATS = (0.509, 0.327, 0.315)  # shuffled, one frame, mean picture; on all test sentences
+CHEATS = (0.509, 0.327, 0.315)  # shuffled, one frame, mean picture
 
 
 def test_the_seeds_were_made_with_the_recipe():

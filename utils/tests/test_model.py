@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from utils.model import (
     GEGLU,
@@ -369,6 +370,24 @@ def test_frozen_parameters_are_not_counted():
     whole = count_parameters(model)
     model.head.requires_grad_(False)
     assert count_parameters(model) == whole - (12 * 5 + 5)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_nobody_reads_the_patches_behind_the_last_block(scheme):
+    """To send them through the last MLP changes no bit of logits and gradients; only its work is spared."""
+    model = awake(TimeSformer(**SMALL | dict(scheme=scheme, num_frames=4, image_size=(8, 16))))
+    video = torch.randn(2, *model.clip_shape)
+    assert [block.last for block in model.blocks] == [False] * (len(model.blocks) - 1) + [True]
+    found = []
+    for last in (True, False):
+        model.blocks[-1].last = last
+        model.zero_grad()
+        with FlopCounterMode(display=False) as counter:
+            logits = model(video)
+        F.cross_entropy(logits, torch.tensor([0, 1])).backward()
+        found.append([logits, *(parameter.grad for parameter in model.parameters())])
+        assert (counter.get_total_flops() // 2 < multiply_adds(model, clips=2)) == last
+    assert all(torch.equal(spared, whole) for spared, whole in zip(*found, strict=True))
 
 
 def test_dropout_only_while_training():

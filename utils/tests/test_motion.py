@@ -67,6 +67,7 @@ def told_by(frames, labels):
     return forest.fit(seen[:half], labels[:half]).score(seen[half:], labels[half:])
 
 
+@pytest.mark.slow
 def test_place_and_size_in_one_frame_tell_nothing_unless_it_is_known_which():
     """The trap of objects that do not wrap: who goes left starts on the right."""
     clips, labels = make_clips(3000, seed=1, size=32)

@@ -112,6 +112,7 @@ def lesson(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_storm_would_have_caught_lesson_01(lesson):
     (change,) = run(lesson, STORM)
     head, *lines = change.split("\n")

@@ -159,6 +159,7 @@ def test_a_checkpoint_belongs_to_what_it_was_trained_with(tiny):
     assert place == runs._place(Run("renamed", "hue", frame_differences), 0)
 
 
+@pytest.mark.slow
 def test_several_jobs_give_the_rows_of_one(tiny, monkeypatch):
     """The pool itself, with work that needs no patched grid."""
     monkeypatch.setattr(runs, "_train_for_file", _echo)

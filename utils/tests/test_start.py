@@ -27,6 +27,7 @@ def environment(tmp_path):
     return given | {"JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "PYTHONUNBUFFERED": "1"}
 
 
+@pytest.mark.slow  # every day nbval runs the lesson that it runs
 def test_check_prints_what_the_model_says_of_a_file(environment):
     run = subprocess.run([*COMMAND, "--check"], cwd=ROOT, env=environment, capture_output=True,
                          text=True, encoding="utf-8")  # fmt: skip

@@ -345,6 +345,7 @@ def test_one_clear_error(videos, tmp_path, capsys, arguments, message, fresh):
     assert message in error and "Traceback" not in error and error.startswith("utils.train: ")
 
 
+@pytest.mark.slow  # test_training.py only pretends it, but every day
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are a Unix thing")
 def test_a_full_disk_keeps_the_last_good_checkpoint(videos, alone, tmp_path):
     """Files may not grow beyond a limit that the first checkpoints keep and the run then lowers."""
