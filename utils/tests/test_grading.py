@@ -273,7 +273,7 @@ def hand_in(folder, students):
     write(folder / "two" / "a.ipynb", filled())
     write(folder / "two" / "b.ipynb", filled({}))
     write(folder / "paper" / "report.pdf", "%PDF")
-    write(folder / "empty" / ".ipynb_checkpoints" / "x.ipynb", filled())
+    write(folder / "cheat" / ".ipynb_checkpoints" / "x.ipynb", filled())
     places = {
         "source": str(exercises.source(NAME)),
         "folder": str(folder),
