@@ -4,15 +4,20 @@ import ast
 import base64
 import importlib
 import inspect
+import json
 import re
 
 import nbformat
 import pytest
 
-from utils import model
+from utils import lips, model
 from utils.course.exercises import exercises, release
 from utils.course.notebooks import FOLDED, NOTEBOOKS, SETUP_CELL, badge, lessons, repository
-from utils.paths import ROOT
+from utils.model import TimeSformer
+from utils.paths import DATA, ROOT
+from utils.recipe import LIPS_KEPT, read_lips
+from utils.training import load_model, predict
+from utils.video import read_frames
 
 LESSONS = [pytest.param(path, id=path.stem) for path in lessons()]
 ROOMS = (
@@ -263,6 +268,30 @@ def test_lessons_lead_to_their_exercises(name):
         f"[the exercise notebook]({place}), {count} tasks, {points} points, about {minutes} minutes"
         in lesson
     )
+
+
+def test_the_first_screen_of_the_readme_is_true():
+    screen = (ROOT / "README.md").read_text(encoding="utf-8").split("## Two commands")[0]
+    assert "train it in under a minute on two processor cores" in screen
+    seeds = json.loads((DATA / "motion_seeds.json").read_text(encoding="utf-8"))
+    assert seeds["machine"]["threads"] == 2 and max(row["seconds"] for row in seeds["rows"]) < 60
+    assert "three networks read together" in screen and "the one that you build here" in screen
+    readers = [load_model(DATA / f"lips_{number}.safetensors")[0] for number in range(3)]
+    assert len(LIPS_KEPT) == 3 and all(type(reader) is TimeSformer for reader in readers)
+    assert "None of them saw this sentence in training" in screen
+    shown = [
+        word for word in lips.words("test") if word.sentence == "bwbh1a"
+    ]  # as `overview` draws it
+    read = lips.in_slot(read_lips(shown, readers), range(6)) == lips.labels_of(shown)
+    assert (
+        "(blue: right, grey: wrong)" in screen
+        and read.tolist() == [True] * 3 + [False] + [True] * 2
+    )
+    assert "The model says which way something moves in a video file" in screen
+    motion, notes = load_model(DATA / "motion_divided.safetensors")
+    for name in notes["classes"]:
+        clip = read_frames(DATA / "samples" / f"{name}.mp4", 8, 32)[None]
+        assert notes["classes"][predict(motion, clip)[0].argmax()] == name
 
 
 def test_links_in_the_readme_lead_somewhere():
