@@ -17,8 +17,9 @@ LARGE = ("fate_hevc_dv84.mp4",)
 
 # The longest first, so that the two workers end at about the same time.
 LONGEST = (
-    "13_reading_lips.ipynb", "test_exercises.py", "11_training.ipynb", "test_lip_reader.py", "test_train.py", "test_grading.py",
-    "16_scaling_up.ipynb", "test_course.py", "14_experiments.ipynb", "test_video.py", "test_runs.py", "test_start.py", "test_training.py",
+    "13_reading_lips.ipynb", "11_training.ipynb", "test_exercises.py", "16_scaling_up.ipynb", "test_grading.py",
+    "14_experiments.ipynb", "15_published_weights.ipynb", "test_course.py", "12_predictions.ipynb", "test_train.py", "test_video.py",
+    "test_runs.py", "test_lip_reader.py", "test_training.py",
 )  # fmt: skip
 
 
