@@ -12,6 +12,7 @@ from utils.published import load_published
 from utils.training import evaluate
 
 
+@pytest.mark.slow  # lesson 15 reads 300 words with it every day
 def test_the_checkpoint_is_as_good_as_it_says():
     model, classes = load_published(CHECKPOINT)
     assert classes == OTHERS and len(OTHERS) == 47 and not set(OTHERS) & set(COLOURS)

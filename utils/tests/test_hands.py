@@ -52,6 +52,7 @@ def test_what_the_model_gets_forgets_light_and_contrast():
     assert abs(shown(brighter).astype(int) - seen).mean() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GESTURES.is_dir(), reason="the real clips are not here (../shared/videos/gestures)")  # fmt: skip
 def test_the_real_clips_and_their_scenes():
     clips, labels, scenes = real_hands()

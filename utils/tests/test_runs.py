@@ -171,6 +171,7 @@ def _echo(*which):
     return which
 
 
+@pytest.mark.slow
 def test_one_failing_run_does_not_take_the_others_with_it(tiny, monkeypatch):
     monkeypatch.setattr(runs, "_train_for_file", _fail_on_one)
     rows, trained = [], runs._trained([("tiny", n, seed) for n in range(2) for seed in range(2)], jobs=2)  # fmt: skip

@@ -113,6 +113,7 @@ def same_run(one, other):
         torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow  # every day lesson 16 trains with two, kills them and goes on with one
 def test_two_processes_train_as_one_does(videos, alone, tmp_path):
     """17 clips in batches of four: in each epoch's last step the second process has no clip of its own."""
     done = run(videos, tmp_path / "run", processes=2)
