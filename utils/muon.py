@@ -2,8 +2,8 @@
 
 A matrix's gradient is mostly a few directions that all clips agree on; AdamW, which scales each number by
 itself, keeps it that way. Muon makes all singular values of the step alike, so that the rare directions
-learn as fast as the common ones. Biases, norms, positions, the class token and
-the head are AdamW's, as before.
+learn as fast as the common ones. Biases, norms, positions, the class token and the head are AdamW's, as
+before.
 
 Sources: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks",
 https://kellerjordan.github.io/posts/muon; the size of a step, so that AdamW's learning rates can be kept: Liu

@@ -18,7 +18,7 @@ MODEL = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, d
 RECIPE = dict(epochs=6, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
 
 # Reading lips: 51 words, twelve minutes on one core; LIPS_SHORT, a minute and a half, is enough to see it
-# learn (three epochs are too few for mixed words to be of use).
+# learn (without mixing it came further in so few epochs, 75 against 73 %; one seed each).
 LIPS_MODEL = dict(num_classes=51, image_size=(32, 48), num_frames=12, patch_size=16, dim=96, depth=3,
                   heads=4, mult=2, dropout=0.0)  # fmt: skip
 LIPS_RECIPE = dict(epochs=24, batch_size=32, peak_lr=3e-3, weight_decay=0.05, muon=True)
