@@ -74,7 +74,7 @@ def grade(given):
 def slides(given):
     from utils.course.slides import make
 
-    make(given.lessons, given.out, given.reveal, given.offline)
+    make(given.lessons, given.out, given.reveal, given.offline, given.minutes)
 
 
 def benchmark(given):
@@ -151,6 +151,7 @@ def parser():
     one.add_argument("--out", type=Path, help="where the pages go; default: data/cache/slides")
     one.add_argument("--offline", action="store_true", help="put reveal.js and MathJax into the pages (fetched once, 8 MB)")  # fmt: skip
     one.add_argument("--reveal", metavar="PREFIX", help="address or path of another reveal.js")
+    one.add_argument("--minutes", type=int, help="how long the lecture is, for the clock in the speaker's window; default: the lesson's reading time")  # fmt: skip
 
     one = command(benchmark, "benchmark", "training and forward pass beside transformers and timesformer-pytorch, interleaved, in one run")  # fmt: skip
     one.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(%(default)s)")

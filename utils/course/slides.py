@@ -131,6 +131,22 @@ def slides(notebook):
     return found
 
 
+def timing(deck, minutes):
+    """Seconds for each slide, for the speaker's clock: the more there is to say, read and think about, the longer."""
+
+    def weight(slide):  # in words
+        words = " ".join([*slide["notes"], *(cell.source for cell in slide["cells"])])
+        return 20 + len(words.split()) + 40 * words.count("**Predict")
+
+    weights = [weight(slide) for slide in deck]
+    return [round(60 * minutes * one / sum(weights)) for one in weights]
+
+
+def minutes_of(notebook):
+    """The reading time at the head of a lesson, in minutes: about what its lecture takes."""
+    return int(re.search(r"\*\*Time:\*\* (\d+) minutes to read", notebook.cells[0].source)[1])
+
+
 def deck(notebook):
     """A notebook that holds the slides and nothing else, notes last on each: what the exporter gets."""
     cells = []
@@ -168,8 +184,12 @@ def packages():
     return texts
 
 
-def make(names=(), out=None, reveal=None, offline=False):
-    """Write one page a lesson to the folder `out`. `reveal`: where reveal.js is, an address or a path."""
+def make(names=(), out=None, reveal=None, offline=False, minutes=None):
+    """Write one page a lesson to the folder `out`. `reveal`: where reveal.js is, an address or a path.
+    `minutes`: what the speaker's clock shares out; the lesson's reading time unless given.
+    """
+    if minutes is not None and minutes < 1:
+        raise SystemExit(f"a lecture of {minutes} minutes? --minutes takes a whole number from 1")
     out = Path(out or cache_folder() / "slides")
     inside = packages() if offline else {}
     exporter = SlidesExporter(template_file=str(TEMPLATE), exclude_input_prompt=True,
@@ -177,8 +197,13 @@ def make(names=(), out=None, reveal=None, offline=False):
     exporter.reveal_url_prefix = reveal or f"https://unpkg.com/reveal.js@{REVEAL[10:-4]}"
     for path in choose(names, lessons()):
         notebook = nbformat.read(path, as_version=4)
-        resources = {"metadata": {"name": path.stem}, "inside": inside}
+        length, made = minutes or minutes_of(notebook), slides(notebook)
+        resources = {
+            "metadata": {"name": path.stem},
+            "inside": inside,
+            "timing": timing(made, length),
+        }
         page, _ = exporter.from_notebook_node(deck(notebook), resources)
         file = out / f"{path.stem}.html"
         write_text(file, page)
-        print(f"{file}  {len(slides(notebook))} slides", flush=True)
+        print(f"{file}  {len(made)} slides, {length} minutes", flush=True)

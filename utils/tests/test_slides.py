@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import re
 import tarfile
 
@@ -153,7 +154,8 @@ def test_one_page_a_lesson(tmp_path, capsys):
     assert made.name == "02_attention.html"
     page, deck = made.read_text(encoding="utf-8"), slides.slides(read(path))
     found = sections(page)
-    assert len(found) == len(deck) and f"{len(deck)} slides" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert len(found) == len(deck) and f"{len(deck)} slides, {slides.minutes_of(read(path))} minutes" in printed  # fmt: skip
     assert (
         'href="reveal.js/dist/reveal.css"' in page
         and 'src="reveal.js/plugin/notes/notes.js"' in page
@@ -167,6 +169,18 @@ def test_one_page_a_lesson(tmp_path, capsys):
     shown = "".join(section.split("<aside")[0] for section in found)
     assert "nn.MultiheadAttention, weights included" in shown  # an output, its long code hidden
     assert "reference.in_proj_weight" not in page
+
+
+def test_the_speakers_clock_shares_out_the_minutes(tmp_path):
+    main(["slides", "05", "--out", str(tmp_path), "--minutes", "40"])
+    page = (tmp_path / "05_geglu.html").read_text(encoding="utf-8")
+    seconds = json.loads(re.search(r"const timing = (\[.*?\]);", page)[1])
+    assert len(seconds) == len(sections(page)) and min(seconds) > 0
+    assert abs(sum(seconds) - 40 * 60) <= len(seconds)
+    short, long = ({"notes": [], "cells": [nbformat.v4.new_markdown_cell(text)]} for text in ("a", "**Predict.** " + "b " * 200))  # fmt: skip
+    assert slides.timing([short, long], 10)[1] > 400
+    with pytest.raises(SystemExit, match="from 1"):
+        main(["slides", "05", "--out", str(tmp_path), "--minutes", "0"])
 
 
 def test_offline_pages_need_no_network(tmp_path, monkeypatch):
