@@ -251,21 +251,21 @@ def augment(windows, labels, rng, often=0.5, pace=1.0):
     return channels(windows), shares
 
 
-def views(windows, margin=MARGIN):
+def views(windows, margin=MARGIN, aside=1):
     """Eighteen ways to look at each window: slower, as said, quicker; a frame early, in time, a frame
-    late; and these mirrored.
+    late; each of these nine from another place, `aside` pixels around the middle; and these mirrored.
 
     Their predictions, averaged, are better than one. Shapes: windows with their margin -> a list of
     `channels`, each (n, t, height, width, 3).
     """
-    still, none = centred(windows, (0, margin[1])), np.zeros(len(windows))
-    frames = windows.shape[1] - 2 * margin[0]
-    seen = [
-        respeed(still, frames, none + speed, none + late).round().astype(np.uint8)
-        for speed in (0.88, 1, 1.13)
-        for late in (-1, 0, 1)
-    ]
-    return [channels(view[..., ::way]) for view in seen for way in (1, -1)]
+    none, frames, seen = np.zeros(len(windows)), windows.shape[1] - 2 * margin[0], []
+    # every speed at every moment, and each in a place of its own: a Latin square
+    for i, j in np.ndindex(3, 3):
+        place = aside * ((i + j + 2) % 3 - 1), aside * ((i - j + 1) % 3 - 1)
+        still = centred(np.roll(windows, place, axis=(2, 3)), (0, margin[1]))
+        view = respeed(still, frames, none + (0.88, 1, 1.13)[i], none + j - 1)
+        seen += [channels(view.round().astype(np.uint8)[..., ::way]) for way in (1, -1)]
+    return seen
 
 
 # Reading -------------------------------------------------------------------------------------------
@@ -278,6 +278,15 @@ def in_slot(probabilities, slots):
     """
     possible = SLOT_OF[None] == np.asarray(slots)[:, None]
     return np.where(possible, probabilities, -1).argmax(axis=1)
+
+
+def together(answers):
+    """What several models say, as one answer: the geometric mean of their probabilities.
+
+    A word that one of them rules out is hardly said. Shapes: (models, n, 51) -> (n, 51) float32.
+    """
+    shares = np.exp(np.log(np.asarray(answers, np.float32) + 1e-6).mean(axis=0))
+    return shares / shares.sum(axis=1, keepdims=True)
 
 
 def accuracies(probabilities, labels):

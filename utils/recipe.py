@@ -17,8 +17,7 @@ from utils.training import fit, load_model, predict_views
 MODEL = dict(num_classes=6, image_size=32, num_frames=8, patch_size=8, dim=48, depth=2, heads=4)
 RECIPE = dict(epochs=6, batch_size=32, peak_lr=4e-3, weight_decay=0.05)
 
-# Reading lips: 51 words, twelve minutes on one core; LIPS_SHORT, a minute and a half, is enough to see it
-# learn (without mixing it came further in so few epochs, 75 against 73 %; one seed each).
+# Reading lips: 51 words, twelve minutes on one core; LIPS_SHORT, a minute, is enough to see it learn.
 LIPS_MODEL = dict(num_classes=51, image_size=(32, 48), num_frames=12, patch_size=16, dim=96, depth=3,
                   heads=4, mult=2, dropout=0.0)  # fmt: skip
 LIPS_RECIPE = dict(epochs=24, batch_size=32, peak_lr=3e-3, weight_decay=0.05, muon=True)
@@ -27,7 +26,7 @@ LIPS_SHORT = LIPS_RECIPE | dict(epochs=3, peak_lr=7e-3, mixed=0.0)
 LIPS_TILES = dict(num_classes=51, image_size=(32, 48), num_frames=8, patch_size=8, dim=48, depth=4,
                   heads=4, dropout=0.0)  # fmt: skip
 LIPS_TILES_RECIPE = dict(epochs=30, batch_size=32, peak_lr=2e-3, weight_decay=0.05, pace=0.4)
-# Three of unlike make are kept in data/, and their answers averaged: sizes, recipe and seed of each.
+# Three of unlike make are kept in data/, and their answers combined: sizes, recipe and seed of each.
 LIPS_KEPT = (
     (LIPS_MODEL, LIPS_RECIPE | dict(epochs=70), 0),
     (LIPS_MODEL | dict(dim=80), LIPS_RECIPE | dict(epochs=45, mixed=0.8, pace=0.4), 0),
@@ -76,10 +75,8 @@ def for_fit(recipe):
 def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True, folder=lips.LIPS, sizes=None):  # fmt: skip
     """Train the model that reads lips on `words` (of `lips.words`) with one seed.
 
-    `recipe` is what `for_fit` takes.
-    `folder` is where the words' clips are: another speaker's has been made by `python -m utils.course
-    lips`; `sizes` are LIPS_MODEL unless given. Returns (model in eval mode, history, seconds in `fit`).
-    What the model takes are `lips.channels`.
+    `recipe` is what `for_fit` takes; `folder` is where the words' clips are, another speaker's perhaps;
+    `sizes` are LIPS_MODEL unless given. Returns (model in eval mode, history, seconds in `fit`).
     """
     sizes = sizes or LIPS_MODEL
     data = lips.windows(words, sizes["num_frames"], margin=lips.MARGIN, folder=folder, progress=progress)  # fmt: skip
@@ -90,16 +87,16 @@ def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True, 
     return model.eval(), history, time.perf_counter() - started
 
 
-def read_lips(words, models=None, folder=lips.LIPS):
+def read_lips(words, models=None, folder=lips.LIPS, aside=1):
     """What `models` say of spoken words: probabilities of all 51 classes, (n, 51) float32.
 
-    Each looks at every window in eighteen ways, and all answers are averaged. None: those in data/.
+    Each averages all `lips.views` of a window; `lips.together` combines them. None: those in data/.
     """
     models = models or [load_model(DATA / f"lips_{n}.safetensors")[0] for n in range(len(LIPS_KEPT))]  # fmt: skip
-    views, total = {}, 0
+    views, answers = {}, []
     for model in models:
         frames = model.config["num_frames"]
         if frames not in views:
-            views[frames] = lips.views(lips.windows(words, frames, margin=lips.MARGIN, folder=folder, progress=False)[0])  # fmt: skip
-        total = total + predict_views(model, views[frames])
-    return (total / len(models)).numpy()
+            views[frames] = lips.views(lips.windows(words, frames, margin=lips.MARGIN, folder=folder, progress=False)[0], aside=aside)  # fmt: skip
+        answers.append(predict_views(model, views[frames]).numpy())
+    return lips.together(answers)

@@ -3,7 +3,6 @@
 import json
 from time import process_time
 
-import numpy as np
 from safetensors.numpy import save_file
 
 from utils import lips, paths
@@ -29,13 +28,14 @@ ANSWERS = DATA / "lips_answers.safetensors"  # of each of WEIGHTS to the test wo
 TILES = DATA / "lips_tiles.safetensors"
 
 
-def measure(models, split="test"):
-    """Accuracies of a model, or of several whose answers are averaged, on the sentences of a split.
+def measure(models, split="test", aside=1):
+    """Accuracies of a model, or of several together, on the sentences of a split.
 
-    Each window is looked at in eighteen ways. Shares, rounded.
+    Each window is looked at in eighteen ways, `aside` as in `lips.views`. Shares, rounded.
     """
     words = lips.words(split)
-    return _shares(read_lips(words, models if isinstance(models, list) else [models]), words)
+    models = models if isinstance(models, list) else [models]
+    return _shares(read_lips(words, models, aside=aside), words)
 
 
 def _shares(probabilities, words):
@@ -61,8 +61,8 @@ def train(name, seed, recipe, sizes=None):
 
 
 def _row(name, seed, recipe):
-    row, on, _ = train(name, seed, recipe)
-    return row, on
+    row, on, model = train(name, seed, recipe)
+    return row | dict(test_straight=measure(model, aside=0)), on
 
 
 def seeds(jobs=1):
@@ -112,7 +112,7 @@ def weights(jobs=1):
         save_model(model, path, eight_bits=True, **notes)
     kept, words = [load_model(path) for path in WEIGHTS], lips.words("test")
     answers = [read_lips(words, [model]) for model, _ in kept]  # what is kept is what is measured
-    together = _shares(np.mean(answers, axis=0), words)
+    together = _shares(lips.together(answers), words)
     for (model, notes), path, answer in zip(kept, WEIGHTS, answers):
         notes |= dict(test=_shares(answer, words), together=together)
         save_model(model, path, eight_bits=True, **notes)

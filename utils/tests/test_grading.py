@@ -239,7 +239,7 @@ STUDENTS = {
     "no notebook": "this is not JSON",
 }
 # All right, nothing, and the worst; thief and colab are made in `hand_in`.
-FEW = (FORMULA, "hog", "cheat", "thief")
+FEW = (FORMULA, "cheat", "thief")
 NEVER_RUN = ("stripped and cut", "quarrel", "another course", "no notebook")
 ANSWERS = ROOT / "utils" / "tests" / "answers"
 cell_of(STUDENTS["cheat"], "02-by-hand").source += CHEAT
@@ -715,7 +715,7 @@ def again(graded, monkeypatch):
 )
 def test_points_by_hand_are_merged_and_kept(graded, again, whom, notes, capsys):
     answers = graded.out / NAME / "answers.csv"
-    assert {row["student"] for row in rows(answers)} >= {whom, "hog"}
+    assert {row["student"] for row in rows(answers)} >= {whom, "cheat"}
     assert not {row["student"] for row in rows(answers)} & {"empty", "half", "two"}
     row = next(row for row in rows(answers) if row["student"] == whom)
     assert row["answer"] == WORDS and row["points"] == "" and row["out_of"] == "3"
@@ -731,7 +731,7 @@ def test_points_by_hand_are_merged_and_kept(graded, again, whom, notes, capsys):
         assert float(table[whom]["total"]) == automatic + 2.5
         assert re.search(notes, table[whom]["notes"])
         assert (table[FORMULA]["words"], table[FORMULA]["status"]) == ("0", "graded")
-        assert table["hog"]["status"] == "waiting"
+        assert table["cheat"]["status"] == "waiting"
         kept = {row["student"]: row for row in rows(answers)}
         assert (kept[whom]["points"], kept[whom]["comment"]) == ("2.5", "Which sum? <b>")
     assert "Which sum? &lt;b&gt;" in feedback(graded.out, whom)
@@ -743,7 +743,7 @@ def test_points_by_hand_are_merged_and_kept(graded, again, whom, notes, capsys):
     [
         (
             {"points": "4"},
-            r"answers.csv, row \d+ \(hog, words\): points should be a number from 0 to 3",
+            r"answers.csv, row \d+ \(cheat, words\): points should be a number from 0 to 3",
         ),
         ({"points": "good"}, r"points should be a number from 0 to 3, they are 'good'"),
         ({"task": "attend"}, r"the task is unknown; there are: words"),
@@ -754,7 +754,7 @@ def test_points_by_hand_are_merged_and_kept(graded, again, whom, notes, capsys):
 def test_points_by_hand_that_make_no_sense_are_an_error(graded, again, values, message):
     answers = graded.out / NAME / "answers.csv"
     before = answers.read_bytes()
-    fill_in(answers, "hog", **values)
+    fill_in(answers, "cheat", **values)
     with pytest.raises(SystemExit, match=message):
         again()
     answers.write_bytes(before)

@@ -278,12 +278,22 @@ def test_augment_is_what_fit_takes():
 def test_one_of_the_eighteen_views_is_what_is_evaluated():
     clips, _ = windows(words("test")[:4], margin=MARGIN, progress=False)
     seen = views(clips)
-    assert len(seen) == 18
-    as_it_is, mirrored, early = seen[8], seen[9], seen[6]
+    straight = views(clips, aside=0)
+    assert len(seen) == len(straight) == 18
+    as_it_is, mirrored, early = straight[8], straight[9], straight[6]
     np.testing.assert_array_equal(as_it_is, channels(centred(clips)))
     np.testing.assert_array_equal(mirrored, channels(centred(clips)[..., ::-1]))
     np.testing.assert_array_equal(early[:, 1:, ..., 0], as_it_is[:, :-1, ..., 0])
-    assert len({view.tobytes() for view in seen}) == 18
+    for others in (seen, straight):
+        assert len({view.tobytes() for view in others}) == 18
+    # the place from which each of the nine looks: in the middle as it is, all others once
+    places = []
+    for number in range(0, 18, 2):
+        for rows, columns in np.ndindex(3, 3):
+            moved_clips = np.roll(clips, (rows - 1, columns - 1), axis=(2, 3))
+            if (views(moved_clips, aside=0)[number] == seen[number]).all():
+                places.append((rows - 1, columns - 1))
+    assert places[4] == (0, 0) and len(places) == len(set(places)) == 9
 
 
 # Reading and cheats ---------------------------------------------------------------------------------
