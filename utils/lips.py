@@ -43,8 +43,8 @@ LIP_SHAPES = {
 CLASSES = tuple(word for words in GRAMMAR.values() for word in words)  # all 51, slot by slot
 SLOT_OF = np.repeat(np.arange(len(SLOTS)), [len(words) for words in GRAMMAR.values()])  # of a class
 
-# What the model sees: a window of frames in the middle of each word, cropped round the mouth. While
-# training, each window has a margin (frames, pixels) on every side, in which `augment` moves it.
+# What the model sees: a window of frames in the middle of each word, cropped round the mouth, with
+# a margin (frames, pixels) on every side, in which `augment` and `views` move it.
 NUM_FRAMES, IMAGE_SIZE, MARGIN = 12, (32, 48), (2, 3)
 NOTHING, SPREAD = 115, 29  # `to_video` turns them into 0 and 0.5
 
@@ -253,13 +253,12 @@ def augment(windows, labels, rng, often=0.5, pace=1.0):
 
 def views(windows, margin=MARGIN, aside=1):
     """Eighteen ways to look at each window: slower, as said, quicker; a frame early, in time, a frame
-    late; each of these nine from another place, `aside` pixels around the middle; and these mirrored.
-
-    Their predictions, averaged, are better than one. Shapes: windows with their margin -> a list of
-    `channels`, each (n, t, height, width, 3).
+    late; each of these nine from a place of its own, the middle or up to `aside` pixels from it (at most
+    the margin; 0: all straight on); and these mirrored. Their predictions, averaged, are better than one.
+    Shapes: windows with their margin -> a list of `channels`, each (n, t, height, width, 3).
     """
     none, frames, seen = np.zeros(len(windows)), windows.shape[1] - 2 * margin[0], []
-    # every speed at every moment, and each in a place of its own: a Latin square
+    # every speed at every moment; rows and columns are two Latin squares: nine places
     for i, j in np.ndindex(3, 3):
         place = aside * ((i + j + 2) % 3 - 1), aside * ((i - j + 1) % 3 - 1)
         still = centred(np.roll(windows, place, axis=(2, 3)), (0, margin[1]))
@@ -283,7 +282,8 @@ def in_slot(probabilities, slots):
 def together(answers):
     """What several models say, as one answer: the geometric mean of their probabilities.
 
-    A word that one of them rules out is hardly said. Shapes: (models, n, 51) -> (n, 51) float32.
+    It leaves little to a word that one of them rules out; 1e-6 more, so that no 0 is final. Shapes:
+    (models, n, 51) -> (n, 51) float32, rows sum to 1.
     """
     shares = np.exp(np.log(np.asarray(answers, np.float32) + 1e-6).mean(axis=0))
     return shares / shares.sum(axis=1, keepdims=True)

@@ -73,10 +73,11 @@ def for_fit(recipe):
 
 
 def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True, folder=lips.LIPS, sizes=None):  # fmt: skip
-    """Train the model that reads lips on `words` (of `lips.words`) with one seed.
+    """Train a model on `words` (of `lips.words`) to read lips, with one seed.
 
     `recipe` is what `for_fit` takes; `folder` is where the words' clips are, another speaker's perhaps;
-    `sizes` are LIPS_MODEL unless given. Returns (model in eval mode, history, seconds in `fit`).
+    `sizes` are LIPS_MODEL unless given; `checkpoint`, `progress` as in `fit`. Returns (model in eval mode,
+    history, seconds in `fit`).
     """
     sizes = sizes or LIPS_MODEL
     data = lips.windows(words, sizes["num_frames"], margin=lips.MARGIN, folder=folder, progress=progress)  # fmt: skip
@@ -90,7 +91,8 @@ def train_lips(seed, words, recipe=LIPS_RECIPE, checkpoint=None, progress=True, 
 def read_lips(words, models=None, folder=lips.LIPS, aside=1):
     """What `models` say of spoken words: probabilities of all 51 classes, (n, 51) float32.
 
-    Each averages all `lips.views` of a window; `lips.together` combines them. None: those in data/.
+    Each averages its answers to all `lips.views` (`aside`: there); `lips.together` combines the models.
+    `models` None: those in data/.
     """
     models = models or [load_model(DATA / f"lips_{n}.safetensors")[0] for n in range(len(LIPS_KEPT))]  # fmt: skip
     views, answers = {}, []
