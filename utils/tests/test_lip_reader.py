@@ -58,7 +58,7 @@ def test_the_kept_weights_read_as_well_as_they_say(readers):
     """Measured again from the files, clips and weights; another machine may round otherwise."""
     words, answers, kept = lips.words("test"), [], load_file(ANSWERS)
     for (model, notes), path in zip(readers, WEIGHTS):
-        answers.append(read_lips(words, [model]))  # half a minute each
+        answers.append(read_lips(words, [model]))
         np.testing.assert_allclose(answers[-1], kept[path.stem], atol=0.03)
         agree(lips.accuracies(answers[-1], lips.labels_of(words)), notes["test"])
     together = lips.accuracies(lips.together(answers), lips.labels_of(words))
