@@ -12,6 +12,8 @@
     lips-seeds     train the model that reads lips with five seeds, on the sentences for training and
                    validation, and test it; writes data/experiments/lips-seeds.json
     lips-weights   train the three models that the course keeps, data/lips_0.safetensors and so on
+    lips-fresh     train those three again without 125 sentences that were never asked about, ask once,
+                   and so twice; writes data/experiments/lips-fresh.json
     lips-tiles     train the one with small patches that lessons look into, data/lips_tiles.safetensors
     hands          train on synthetic arms, test on real hands (in ../shared/videos/gestures, not a
                    part of the course), five seeds; writes data/experiments/hands.json
@@ -151,6 +153,7 @@ OTHERS = {
     "recipe-variants": recipe_variants,
     "lips-seeds": lip_reader.seeds,
     "lips-weights": lip_reader.weights,
+    "lips-fresh": lip_reader.fresh,
     "lips-tiles": lip_reader.tiles,
     "hands": hands.hands,
     "fine-tuning": fine_tuning.fine_tuning,
@@ -191,7 +194,8 @@ def main():
                 OTHERS[name](
                     *(
                         [arguments.jobs]
-                        if name in ("lips-seeds", "lips-weights", "hands", "fine-tuning")
+                        if name
+                        in ("lips-seeds", "lips-weights", "lips-fresh", "hands", "fine-tuning")
                         else []
                     )
                 )

@@ -152,6 +152,8 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(lip_reader, "ANSWERS", tmp_path / "answers")
     monkeypatch.setattr(lip_reader, "WEIGHTS", [tmp_path / "first", tmp_path / "second"])
     monkeypatch.setattr(lip_reader, "SEEDS", range(2))
+    monkeypatch.setattr(lip_reader, "FRESH", tmp_path / "fresh.json")
+    monkeypatch.setattr(lip_reader, "ASKED", 1)
     return tmp_path
 
 
@@ -169,6 +171,31 @@ def test_seeds_are_added_and_never_measured_twice(tiny, monkeypatch, capsys):
     monkeypatch.setattr(lip_reader, "LIPS_RECIPE", LIPS_RECIPE | dict(epochs=3, batch_size=8))
     with pytest.raises(ValueError, match="made with another model, recipe or data"):
         lip_reader.seeds()
+
+
+def test_fresh_sentences_are_those_that_were_only_trained_on():
+    seen = [lip_reader.fresh_words(fold) for fold in range(lip_reader.FOLDS)]
+    for learned, asked in seen:
+        assert len(asked) == 750 and len(learned) + len(asked) == len(lips.words())
+        assert not {word.sentence for word in learned} & {word.sentence for word in asked}
+        assert {word.sentence for word in asked} <= {word.sentence for word in lips.words("train")}
+    assert not set(seen[0][1]) & set(seen[1][1])
+
+
+def test_fresh_words_are_asked_once(tiny, monkeypatch):
+    words = lips.words("train")  # of five sentences; what is left beside the asked one is learned
+    monkeypatch.setattr(lips, "words", lambda split=None: words)
+    lip_reader.fresh()
+    first = json.loads((tiny / "fresh.json").read_text())
+    assert [row["fold"] for row in first["rows"]] == [0, 1]
+    for row in first["rows"]:
+        assert row["words"] == 6 and len(row["alone"]) == len(row["seconds"]) == 2
+        assert set(row["together"]) == {"all", "in_slot", *lips.SLOTS}
+    monkeypatch.setattr(lip_reader, "read_lips", None)  # what is measured is not asked again
+    lip_reader.fresh()
+    monkeypatch.setattr(lip_reader, "ASKED", 2)
+    with pytest.raises(ValueError, match="made with other models or data"):
+        lip_reader.fresh()
 
 
 def test_weights_are_kept_in_eight_bits_and_measured_so(tiny, monkeypatch):
