@@ -37,11 +37,11 @@ from utils.checks.lesson_02 import (
     check_read_maps,
 )
 from utils.checks.lesson_03 import (
-    check_difference,
-    check_difference_by_hand,
     check_layer,
     check_mixing,
     check_read_curves,
+    check_spread,
+    check_spread_by_hand,
 )
 from utils.checks.lesson_04 import (
     check_equal_numbers,

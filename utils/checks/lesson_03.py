@@ -1,4 +1,4 @@
-"""Checks of the exercises of lesson 03: difference, collapse and mixing."""
+"""Checks of the exercises of lesson 03: spread, collapse and mixing."""
 
 import torch
 from torch.nn import functional as F
@@ -7,19 +7,29 @@ from utils.checks.diagnose import check_answers, diagnose, noise, sizes
 from utils.checks.puzzles import STACKS
 
 
-def check_difference_by_hand(by_hand):
-    """`by_hand()` is the difference of the tokens (3, 0), (0, 3), (3, 3)."""
+def check_spread_by_hand(by_hand):
+    """`by_hand()` is the spread of the tokens (4, 0), (0, 2), (2, 4)."""
     wrong = {
-        "that is the square: take the root at the end": 1 / 3,
-        "divide by the size of the tokens, √36": 12**0.5,
-        "the sizes are √12 and √36": (12 / 24) ** 0.5,
-    }
-    diagnose(by_hand(), (1 / 3) ** 0.5, wrong, "the difference", "the mean token is (2, 2)", 0.003)
+        "that is the square: take the root at the end": 16 / 40,
+        "divide by the size of the tokens, √40": 16**0.5,
+        "the sizes are √16 and √40": (16 / 24) ** 0.5,
+        "the size is the root of the sum of *all* squares, not the sum of the tokens' sizes":
+            (8**0.5 + 4) / (6 + 20**0.5),
+        "one ratio for all tokens together, not the mean of a ratio for each": (0.5**0.5 + 1 + 0.2**0.5) / 3,
+    }  # fmt: skip
+    diagnose(by_hand(), (16 / 40) ** 0.5, wrong, "the spread", "the mean token is (2, 2)", 0.003)
 
 
-def check_difference(difference, seed=0):
-    """`difference(x)` is the size of x without its mean token, relative to the size of x."""
+def check_spread(spread, seed=0):
+    """`spread(x)` is the size of x without its mean token, relative to the size of x."""
     n, d = sizes(2, seed, of=(3, 5, 7, 4))
+    for more in (0, 2):  # two sizes: neither is to be taken for granted
+        _check_spread(spread, n + more, d, seed)
+    equal = spread(noise(1, d).expand(n, d))
+    diagnose(equal, 0.0, {}, "the spread of equal tokens", tolerance=1e-3)
+
+
+def _check_spread(spread, n, d, seed):
     x = noise(n, d, seed=seed) + noise(d, seed=seed + 100) + 2 * noise(n, 1, seed=seed + 200)
     rest = x - x.mean(0)
     wrong = {
@@ -34,14 +44,10 @@ def check_difference(difference, seed=0):
         "the size is the root of the sum of *all* squares, not a sum over tokens": rest.norm(dim=1).sum() / x.norm(dim=1).sum(),
         "take the sizes, not standard deviations": x.std(0).norm() / x.norm(),
     }  # fmt: skip
-    diagnose(difference(x), rest.norm() / x.norm(), wrong, "the difference")
-    diagnose(
-        difference(noise(1, d).expand(n, d)),
-        0.0,
-        {},
-        "the difference of equal tokens",
-        tolerance=1e-3,
-    )
+    given = x.clone()
+    found = spread(given)
+    assert torch.equal(given, x), "the x that came in was changed: work on a new tensor"
+    diagnose(found, rest.norm() / x.norm(), wrong, f"the spread of {n} tokens")
 
 
 def check_layer(layer, seed=0):
@@ -50,9 +56,9 @@ def check_layer(layer, seed=0):
     x = noise(n, d, seed=seed) * 2 + 1
     w = noise(3, d, d, seed=seed + 100) / d**0.5
 
-    def attention(y, axis=-1, values=None, scale=d**0.5, queries=None, order=(0, 1)):
-        asked = y if queries is None else queries
-        shares = ((asked @ w[order[0]]) @ (y @ w[order[1]]).T / scale).softmax(axis)
+    def attention(y, axis=-1, values=None, scale=d**0.5, queries=None, keys=None, order=(0, 1)):
+        asked, told = (y if other is None else other for other in (queries, keys))
+        shares = ((asked @ w[order[0]]) @ (told @ w[order[1]]).T / scale).softmax(axis)
         return shares @ ((y if values is None else values) @ w[2])
 
     def norm(y):
@@ -84,6 +90,8 @@ def check_layer(layer, seed=0):
         "the norm comes before the attention, not after the sum (that is post-norm)": norm(attention(x) + x),
         "queries, keys and values are all made from the normalised tokens": attention(normed, values=x) + x,
         "the queries are made from the normalised tokens, too": attention(normed, queries=x) + x,
+        "the keys are made from the normalised tokens, too": attention(normed, keys=x) + x,
+        "x itself is returned: what became of the attention?": x,
         "the norm is missing": attention(x) + x,
         "the skip connection is missing": attention(normed),
         "both are missing: skip and norm": attention(x),
@@ -113,25 +121,39 @@ def check_read_curves(read_curves):
     check_answers(answers, {name: kind["fall"] for name, kind in STACKS.items()}, hints)
 
 
-def check_mixing(factor, layers_until, seed=0):
-    """`factor(A)` is the second largest eigenvalue's size; `layers_until(A, share)` the layers it takes."""
-    (n,) = sizes(1, seed, of=(5, 3, 4, 6))
-    A = noise(n, n, seed=seed).softmax(-1)
-    # a permutation mixed in gives negative and complex eigenvalues
-    A = 0.3 * A + 0.7 * torch.eye(n, dtype=A.dtype).roll(1, 0)
+def _check_factor(factor, A):
     ordered = torch.linalg.eigvals(A).abs().sort(descending=True).values
     real = torch.linalg.eigvals(A).real.sort(descending=True).values
     wrong = {
         "the largest eigenvalue belongs to what all tokens share; take the second": ordered[0],
         "that is the smallest; the slowest part decides, so take the second largest": ordered[-1],
         "those are singular values; a repeated product goes by eigenvalues": torch.linalg.svdvals(A)[1],
+        "those are singular values, of A without its mean; a repeated product goes by eigenvalues":
+            torch.linalg.svdvals(A - A.mean(0))[0],
         "A is not symmetric, so eigvalsh does not fit": torch.linalg.eigvalsh(A).abs().sort().values[-2],
         "an eigenvalue may be negative or complex: its size is what counts": real[1],
+        "the size of a complex number is abs() of the whole, not of its real part":
+            torch.linalg.eigvals(A).real.abs().sort(descending=True).values[1],
+        "that is the third largest; take the second": ordered[2],
         "those are not sorted: the second of the list is not the second largest": torch.linalg.eigvals(A).abs()[1],
         "sorted upwards, the second is the second smallest": ordered[-2],
         "the size of the eigenvalue itself, not its square": ordered[1] ** 2,
     }  # fmt: skip
     diagnose(factor(A), ordered[1], wrong, "factor(A)")
+
+
+def check_mixing(factor, layers_until, seed=0):
+    """`factor(A)` is the second largest eigenvalue's size; `layers_until(A, share)` the layers it takes."""
+    (n,) = sizes(1, seed, of=(5, 3, 4, 6))
+    A = noise(n, n, seed=seed).softmax(-1)
+    # a permutation mixed in gives negative and complex eigenvalues
+    A = 0.3 * A + 0.7 * torch.eye(n, dtype=A.dtype).roll(1, 0)
+    apart = torch.eye(3) + 0.1  # three sizes, far from each other: 1, 0.54 and 0.15
+    apart[1] += torch.tensor([0.5, 0.0, 0.0])
+    apart[2] += torch.tensor([1.0, 4.0, 0.0])
+    _check_factor(factor, apart / apart.sum(-1, keepdim=True))
+    _check_factor(factor, A)
+    ordered = torch.linalg.eigvals(A).abs().sort(descending=True).values
     share = 0.02 / (1 + seed % 5)
     layers = next(count for count in range(10_000) if ordered[1] ** count <= share)
     wrong = {
@@ -140,12 +162,11 @@ def check_mixing(factor, layers_until, seed=0):
     }
     diagnose(layers_until(A, share), layers, wrong, f"layers_until(A, {share:.4g})",
              "factor to the power of the layers should be at most the share")  # fmt: skip
-    exact = 0.5 * torch.eye(4) + 0.125  # its factor is 1/2, and (1/2)² is a quarter
-    for share, layers in ((0.25, 2), (0.2, 3)):
-        wrong = {"at most the share: where it is met exactly, that is enough": layers + 1}
-        diagnose(
-            layers_until(exact, share),
-            layers,
-            wrong,
-            f"layers_until(A, {share}) for a factor of 1/2",
-        )
+    # a factor of 1/2; to the power of 2 it is a quarter, but whether more or less, rounding decides
+    half = 0.5 * torch.eye(4) + 0.125
+    for share, layers in ((0.2501, 2), (0.2499, 3), (0.2, 3)):
+        wrong = {
+            "after that many layers more than the share is left: round up": layers - 1,
+            "at most the share: one layer less is enough": layers + 1,
+        }
+        diagnose(layers_until(half, share), layers, wrong, f"layers_until(A, {share}) for a factor of 1/2")  # fmt: skip

@@ -62,6 +62,11 @@ def check_layer_norm(layer_norm, seed=0):
             scaled((x - mean) / (x.var(-1, keepdim=True) + far).sqrt()),
         "divide by the root of the variance": scaled((x - mean) / (variance + far)),
         "eps belongs under the root": scaled((x - mean) / (variance.sqrt() + far)),
+        "eps belongs under the root, and the variance divides by the number of entries, not by one less":
+            scaled((x - mean) / (x.std(-1, keepdim=True) + far)),
+        "the variance is the mean of the squared distances, not their sum":
+            scaled((x - mean) / ((x - mean).pow(2).sum(-1, keepdim=True) + far).sqrt()),
+        "add the bias, do not take it away": normed * weight - bias,
         "take the mean away": scaled(x / (variance + far).sqrt()),
         "weight and bias are swapped: multiply by the weight, add the bias": normed * bias + weight,
         "weight and bias are not used": normed,
@@ -95,7 +100,10 @@ def check_rms_norm(rms_norm, token_on_which_they_agree, seed=0):
     wrong = {
         "RMSNorm leaves the mean alone":
             spread / (spread.pow(2).mean(-1, keepdim=True) + far).sqrt(),
+        "RMSNorm leaves the mean alone, above the line, too": spread / (square + far).sqrt(),
         "the mean of the squares, not their sum": x / (x.pow(2).sum(-1, keepdim=True) + far).sqrt(),
+        "a token's numbers need not be four: divide the sum by as many as there are":
+            x / (x.pow(2).sum(-1, keepdim=True) / 4 + far).sqrt(),
         "divide by the root": x / (square + far),
         "eps belongs under the root": x / (square.sqrt() + far),
         "eps is not used": x / square.sqrt(),
@@ -103,19 +111,22 @@ def check_rms_norm(rms_norm, token_on_which_they_agree, seed=0):
         "that is the mean of the sizes; RMS squares first": x / (x.abs().mean(-1, keepdim=True) + far),
         "divide by the root of the mean square; the standard deviation takes the mean away first":
             x / (x.var(-1, keepdim=True, unbiased=False) + far).sqrt(),
+        "divide by the root of the mean square; x.std takes the mean away first, and eps belongs under the root":
+            x / (x.std(-1, keepdim=True) + far),
         "each token is normalised over its own numbers, not over the whole tensor": x / (x.pow(2).mean() + far).sqrt(),
         "each token is normalised over its own numbers, the last axis, not over the batch": x / (x.pow(2).mean(0) + far).sqrt(),
         "the mean of the squares, not their sum (F.normalize takes the sum)": F.normalize(x, dim=-1),
     }  # fmt: skip
-    diagnose(
-        rms_norm(x.clone(), eps=far), x / (square + far).sqrt(), wrong, "RMSNorm (with eps 0.5)"
-    )
+    given = x.clone()
+    found = rms_norm(given, eps=far)
+    assert torch.equal(given, x), "the x that came in was changed: work on a new tensor"
+    diagnose(found, x / (square + far).sqrt(), wrong, "RMSNorm (with eps 0.5)")
     token = numbers(token_on_which_they_agree(), "the token")
     check_shape(token, (4,), "the token")
     assert len(token.unique()) == 4, "the four numbers should differ"
-    assert close(rms_norm(token.clone(), eps=0.0), F.layer_norm(token, (4,), eps=0.0)), (
-        "on this token the two differ: layer norm takes its mean away first"
-    )
+    assert close(
+        numbers(rms_norm(token.clone(), eps=0.0), "RMSNorm"), F.layer_norm(token, (4,), eps=0.0)
+    ), "on this token the two differ: layer norm takes its mean away first"
 
 
 def check_thousand(thousand):
@@ -136,23 +147,27 @@ def check_thousand(thousand):
     check_answers(answers, right, hints, tolerance=1e-5)
 
 
-def check_stream(stack, spread, seed=0):
-    """`stack(x, branches, norm)` is a pre-norm stack; `spread(layers)` the size of what it carries."""
-    n, d = sizes(2, seed, of=(3, 4, 5, 7))
-    x, maps = noise(n, d, seed=seed), noise(3, d, d, seed=seed + 100)
+def check_stream(stack, size_after, seed=0):
+    """`stack(x, branches, norm)` is a pre-norm stack; `size_after(layers)` the size of what it carries."""
+    n, d, depth = sizes(3, seed, of=(3, 4, 5, 7))
+    x, maps = noise(n, d, seed=seed), noise(depth, d, d, seed=seed + 100)
     branches = [lambda y, w=w: torch.tanh(y @ w) for w in maps]
 
     def norm(y):
         return F.layer_norm(y, (d,)) * 1.5 + 0.2
 
-    def run(step, last):
+    def run(step, last, through=branches):
         y = x
-        for branch in branches:
+        for branch in through:
             y = step(y, branch)
         return last(y)
 
     wrong = {
         "the skip connection is missing: add what the branch returns": run(lambda y, f: f(norm(y)), norm),
+        "the last norm comes once, behind the loop; yours is inside it": run(lambda y, f: norm(y + f(norm(y))), lambda y: y),
+        "the last branch was left out": run(lambda y, f: y + f(norm(y)), norm, branches[:-1]),
+        "take the branches in the order of the list": run(lambda y, f: y + f(norm(y)), norm, branches[::-1]),
+        "the list may have more than three branches": run(lambda y, f: y + f(norm(y)), norm, branches[:3]),
         "the last norm is missing": run(lambda y, f: y + f(norm(y)), lambda y: y),
         "that is post-norm: the norm goes before the branch": run(lambda y, f: norm(y + f(y)), lambda y: y),
         "that is post-norm, with one norm more": run(lambda y, f: norm(y + f(y)), norm),
@@ -168,10 +183,11 @@ def check_stream(stack, spread, seed=0):
     assert torch.equal(given, x), (
         "the x that came in was changed: x = x + … makes a new tensor, x += … does not"
     )
-    layers = 9 + 7 * (seed % 5)
+    layers = 10 + 7 * (seed % 5)
     wrong = {
-        "that is the variance; the spread is its root": 1 + layers,
+        "that is the variance; the standard deviation is its root": 1 + layers,
+        "the input counts once": (2 + layers) ** 0.5,
         "the input has a variance of 1 too": layers**0.5,
         "variances add up, standard deviations do not": layers,
     }
-    diagnose(spread(layers), (1 + layers) ** 0.5, wrong, f"the spread after {layers} layers")
+    diagnose(size_after(layers), (1 + layers) ** 0.5, wrong, f"the size after {layers} layers")

@@ -21,8 +21,8 @@ STACKS = {
 }
 
 
-def difference_by_layer(stack, seed, depth=12, n=32):
-    """How different n random tokens are after each layer of one of STACKS: depth + 1 numbers."""
+def spread_by_layer(stack, seed, depth=12, n=32):
+    """The spread of n random tokens after each layer of one of STACKS: depth + 1 numbers."""
     kind, generator = STACKS[stack], torch.Generator().manual_seed(seed)
     x = torch.randn(n, n, generator=generator, dtype=torch.float64)
     left = [1.0]

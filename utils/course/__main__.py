@@ -86,7 +86,7 @@ def benchmark(given):
 def benchmark_video(given):
     from utils.course.benchmark import benchmark_video
 
-    benchmark_video(given.folder)
+    benchmark_video(given.folder, json_file=given.json)
 
 
 def lips(given):
@@ -158,8 +158,9 @@ def parser():
     one.add_argument("--repeats", type=int, default=15, help="turns, of which the median counts (%(default)s)")  # fmt: skip
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
 
-    one = command(benchmark_video, "benchmark-video", "frames per second of read_frames beside PyAV's, on the same files")  # fmt: skip
+    one = command(benchmark_video, "benchmark-video", "frames per second of read_frames beside PyAV's and torchcodec's, on the same files")  # fmt: skip
     one.add_argument("folder", nargs="?", type=Path)
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
 
     one = command(lips, "lips", "make a folder of spoken words like data/lips from the GRID corpus, also of another speaker")  # fmt: skip
     one.add_argument("source", help="a folder of sentences with words.csv or .align files, a speaker's zip from Zenodo, or s1 to s34, which is downloaded (about 400 MB)")  # fmt: skip

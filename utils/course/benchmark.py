@@ -19,7 +19,7 @@ from utils.model import TimeSformer
 from utils.paths import ROOT, write_text
 from utils.published import published_config, published_state
 from utils.recipe import MODEL
-from utils.video import VIDEO_SUFFIXES, count_frames, read_frames, sample_indices
+from utils.video import VIDEO_SUFFIXES, count_frames, probe, read_frames, sample_indices
 
 # The course's size, and the paper's with four blocks instead of twelve; clips of a batch.
 CASES = {
@@ -242,7 +242,7 @@ def loads(package):
     return True
 
 
-def benchmark_video(folder=None, num_frames=8, repeats=5):
+def benchmark_video(folder=None, num_frames=8, repeats=5, json_file=None):
     """Print decoded frames per second for "8 of all", ours beside PyAV's and torchcodec's, best of several,
     in turn.
 
@@ -256,25 +256,28 @@ def benchmark_video(folder=None, num_frames=8, repeats=5):
     files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
     if not files:
         raise SystemExit(f"{folder}: no videos here; name a folder with some")
-    others = {"PyAV": pyav_frames}
+    readers = {"ours": our_frames, "PyAV": pyav_frames}
     if loads("torchcodec"):
-        others["torchcodec"] = torchcodec_frames
-    missing = "" if "torchcodec" in others else "; torchcodec: not installed"
+        readers["torchcodec"] = torchcodec_frames
+    missing = "" if "torchcodec" in readers else "; torchcodec: not installed"
     print(f"OpenCV {cv2.__version__}, PyAV {av.__version__}, {num_frames} frames of all, best of {repeats}{missing}")  # fmt: skip
-    heads = "".join(f" {name + '/s':>12} {'ratio':>6}" for name in others)
+    heads = "".join(f" {name + '/s':>12} {'ratio':>6}" for name in list(readers)[1:])
     print(f"{'file':44} {'frames':>6} {'ours/s':>8}{heads}")
+    rows = []
     for path in files:
         try:
-            total = count_frames(path)
+            info, total = probe(path), count_frames(path)
             n = min(num_frames, total)
-            readers = (our_frames, *others.values())
-            turns = [[reader(path, n) for reader in readers] for _ in range(repeats)]
-        except (
-            ValueError,
-            av.error.FFmpegError,
-        ) as error:  # ours are ValueErrors; theirs where sizes change
+            turns = [[read(path, n) for read in readers.values()] for _ in range(repeats)]
+        except (ValueError, av.error.FFmpegError) as error:  # ours are ValueErrors; theirs where sizes change  # fmt: skip
             print(f"{path.name[:44]:44} {type(error).__name__}: not compared")
             continue
-        ours, *theirs = (min(times) for times in zip(*turns))
-        cells = "".join(f" {total / one:12.0f} {one / ours:6.2f}" for one in theirs)
-        print(f"{path.name[:44]:44} {total:6} {total / ours:8.0f}{cells}")
+        speeds = {name: total / min(times) for name, times in zip(readers, zip(*turns))}
+        ours, *theirs = speeds.values()
+        cells = "".join(f" {one:12.0f} {ours / one if one else math.inf:6.2f}" for one in theirs)
+        print(f"{path.name[:44]:44} {total:6} {ours:8.0f}{cells}", flush=True)
+        rows.append(dict(file=path.name, codec=info.codec, height=info.height, width=info.width, frames=total,
+                         **{f"{name} per second": round(speed) for name, speed in speeds.items()}))  # fmt: skip
+    if json_file is not None:
+        versions = {name: import_module(module).__version__ for name, module in (("PyAV", "av"), ("torchcodec", "torchcodec")) if name in readers}  # fmt: skip
+        write_text(json_file, json.dumps(dict(machine=machine(), **versions, rows=rows), indent=1) + "\n")  # fmt: skip

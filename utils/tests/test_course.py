@@ -1,4 +1,5 @@
 import ast
+import json
 import os
 import re
 import shutil
@@ -399,7 +400,10 @@ def test_benchmark_prints_a_table(tmp_path, capsys):
     pytest.importorskip("av")
     shutil.copy2(ROOT / "data" / "samples" / "left.mp4", tmp_path)
     (tmp_path / "broken.mp4").write_text("no video")
-    main(["benchmark-video", str(tmp_path)])
+    main(["benchmark-video", str(tmp_path), "--json", str(tmp_path / "speed.json")])
+    (row,) = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["rows"]
+    assert (row["file"], row["height"], row["width"], row["frames"]) == ("left.mp4", 96, 96, 24)
+    assert row["ours per second"] > 0 and row["PyAV per second"] > 0
     out = capsys.readouterr().out
     assert (
         re.search(r"left.mp4 +24 +\d+ +\d+ +\d+\.\d\d", out)
