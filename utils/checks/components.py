@@ -1,10 +1,20 @@
 """Checks of the components that the lessons build: used by the lessons and the exercises."""
 
 import torch
+from einops import EinopsError
 from torch import nn
 from torch.nn import functional as F
 
-from utils.checks.diagnose import check_dropout, check_shape, close, diagnose, noise, numbers, sizes
+from utils.checks.diagnose import (  # fmt: skip
+    check_dropout,
+    check_shape,
+    close,
+    diagnose,
+    noise,
+    numbers,
+    sizes,
+    untouched,
+)
 
 
 def check_prenorm(prenorm, seed=0):
@@ -63,8 +73,12 @@ def check_geglu(geglu, seed=0):
     b, n, half = sizes(3, seed)
     x = noise(b, n, 2 * half, seed=seed)
     value, gate = x[..., :half], x[..., half:]
-    y = geglu()(x)
-    check_shape(y, (b, n, half), f"GEGLU's output for an input of ({b}, {n}, {2 * half})")
+    but = "the halves are those of the last dimension, however many stand before it"
+    y = _of_geglu(geglu, x, but)
+    check_shape(y, (b, n, half), f"{but}: GEGLU's output for an input of ({b}, {n}, {2 * half})")
+    assert geglu()(x.clone().requires_grad_()).requires_grad, (
+        "no gradient passes through your GEGLU, so nothing before it could learn: no detach, no no_grad"
+    )
     wrong = {
         "value and gate are swapped: the second half is the gate": gate * F.gelu(value),
         "that is GLU: the gate goes through gelu, not sigmoid": value * torch.sigmoid(gate),
@@ -80,19 +94,24 @@ def check_geglu(geglu, seed=0):
         "that is gelu's approximation with tanh; take gelu itself": value * F.gelu(gate, approximate="tanh"),
     }  # fmt: skip
     diagnose(y, value * F.gelu(gate), wrong, "GEGLU's output", "it should be value * gelu(gate)")
+    half += 1  # another size: none is to be taken for granted
     for shape in ((b, 2 * half), (2, b, n, 2 * half)):
         x = noise(*shape, seed=seed)
         value, gate = x[..., :half], x[..., half:]
         name = f"GEGLU's output for an input of {shape}"
-        but = "the halves are those of the last dimension, however many stand before it"
-        try:
-            found = geglu()(x)
-        except NotImplementedError:  # nothing written yet
-            raise
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise AssertionError(f"{name}: {error}. {but[0].upper()}{but[1:]}") from error
+        found = _of_geglu(geglu, x, but)
         check_shape(found, value.shape, f"{but}: {name}")
         diagnose(found, value * F.gelu(gate), {}, name, but)
+
+
+def _of_geglu(geglu, x, but):
+    """What the learner's GEGLU makes of x; its own errors come back with what to think of."""
+    try:
+        return untouched(geglu(), x)
+    except NotImplementedError:  # nothing written yet
+        raise
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise AssertionError(f"GEGLU fails for an input of {tuple(x.shape)}: {error}. {but[0].upper()}{but[1:]}") from error  # fmt: skip
 
 
 def check_feedforward(feedforward, seed=0):
@@ -141,7 +160,7 @@ def check_attend(attend, seed=0):
     k = noise(b, keys, d, seed=3 * seed + 2)
     v = noise(b, keys, 4, seed=3 * seed + 3)
     try:
-        y = attend(q, k, v)
+        y = untouched(attend, q, k, v)
     except NotImplementedError:  # nothing written yet
         raise
     except RuntimeError as error:  # sizes that do not fit
@@ -219,11 +238,25 @@ def check_attention(attention, seed=0):
 
 def check_to_patches(to_patches, seed=0):
     """`to_patches(video, patch_size)` cuts (b, t, c, height, width) into (b, t, h, w, c * patch²)."""
+    for its_seed in (
+        seed,
+        seed + 1,
+    ):  # two sizes and numbers of colours: none is to be taken for granted
+        _check_to_patches(to_patches, its_seed)
+
+
+def _check_to_patches(to_patches, seed):
     t, h, w, b = sizes(4, seed, of=(4, 2, 3, 5))
     patch, b, c = 3 - seed % 2, min(b, 2), 2 + seed % 3
     video = torch.arange(b * t * c * h * w * patch**2, dtype=torch.float32)
     video = video.view(b, t, c, h * patch, w * patch)
-    patches = to_patches(video, patch)
+    try:
+        patches = to_patches(video, patch)
+    except EinopsError as error:
+        raise AssertionError(
+            f"for {c} colours and patches of {patch} einops fails: {error}. Tell it the two sides of a patch, from the "
+            "argument, and it finds everything else"
+        ) from error
     check_shape(
         patches,
         (b, t, h, w, c * patch**2),

@@ -86,6 +86,19 @@ def unpack(value, *what):
     return list(value)
 
 
+def untouched(function, *given, **named):
+    """`function(*given, **named)`, on copies; AssertionError when it changes one of the tensors."""
+    copies = [one.clone() if isinstance(one, torch.Tensor) else one for one in given]
+    found = function(*copies, **named)
+    for number, (one, copy) in enumerate(zip(given, copies), 1):
+        if isinstance(one, torch.Tensor):
+            which = "tensor" if len(given) == 1 else f"argument number {number}"
+            assert torch.equal(one, copy), (
+                f"the {which} that came in was changed: work on a new one (x = x + y, not x += y)"
+            )
+    return found
+
+
 def refuses(call, why):
     """AssertionError unless `call()` raises a ValueError; `why` says what cannot be done. -> the error"""
     try:
@@ -102,12 +115,12 @@ def refuses(call, why):
     raise AssertionError(f"{why}: raise a ValueError, do not return {found}"[:300])
 
 
-def diagnose(found, right, wrong=None, name="the result", but="", tolerance=ABSOLUTE):
+def diagnose(found, right, wrong=None, name="the result", but="", tolerance=ABSOLUTE, secret=False):
     """AssertionError unless `found` equals `right`; names the mistake when it is a known one.
 
     `wrong` maps what to tell the learner to what that mistake gives. Where several mistakes give
     the same, all are named; one that happens to give the right result is passed over. Numbers,
-    arrays and tensors are all welcome.
+    arrays and tensors are all welcome. `secret`: do not say what would be right.
     """
     right, found = numbers(right, "the right result"), numbers(found, name)
     if right.ndim < 2 and found.numel() == right.numel() == max(found.shape, default=1):
@@ -128,8 +141,9 @@ def diagnose(found, right, wrong=None, name="the result", but="", tolerance=ABSO
         place = tuple(int(i) for i in np.unravel_index(off.argmax().item(), right.shape))
         where = f" at {place}"
     but = f". {but[0].upper()}{but[1:]}" if but else ""
+    told = "is not right" if secret else f"should be {right[place].item():.8g}"
     raise AssertionError(
-        f"{name}{where}: {found[place].item():.8g}, should be {right[place].item():.8g}{but}"
+        f"{name}{where}: {found[place].item():.8g}{'' if secret else ','} {told}{but}"
     )
 
 

@@ -3,7 +3,19 @@
 import torch
 from einops import EinopsError, rearrange
 
-from utils.checks.diagnose import check_shape, diagnose, noise, refuses, sizes, unpack, whole
+from utils.checks.diagnose import (
+    check_shape,
+    diagnose,
+    noise,
+    refuses,
+    sizes,
+    unpack,
+    untouched,
+    whole,
+)
+
+_EINOPS = ("for {} colours and patches of {} einops fails: {}. The last axis holds {}: give it all but the "
+           "number of colours, from the arguments, and it finds that")  # fmt: skip
 
 
 def check_tokens_and_pairs(tokens_and_pairs, seed=0):
@@ -20,12 +32,13 @@ def check_tokens_and_pairs(tokens_and_pairs, seed=0):
         "height and width are different": frames * h * h,
         "those are pixels, not patches": frames * height * width,
         "the class token is not counted here": frames * h * w + 1,
+        "first the tokens, then the pairs": (frames * h * w) ** 2,
     }
     right = frames * h * w
     diagnose(tokens, right, wrong, f"the number of tokens {told}")
     wrong = {
-        "query and key are two parts: (a, b) and (b, a) both count, and (a, a) too": right * (right - 1) // 2,
-        "joint attention also compares patches of different frames": right**2 // frames,
+        "(a, b) and (b, a) both count, and (a, a) too": right * (right - 1) // 2,
+        "patches of different frames are compared, too": right**2 // frames,
         "a token is compared with itself too": right * (right - 1),
         "(a, b) and (b, a) both count": right * (right + 1) // 2,
         "the class token is not counted here": (right + 1) ** 2,
@@ -38,6 +51,11 @@ def check_tokens_and_pairs(tokens_and_pairs, seed=0):
 
 def check_back(back, seed=0):
     """`back(patches, patch)` puts the pixels of (b, t, h, w, c * patch²) back in their places."""
+    for its_seed in (seed, seed + 1):  # two numbers of colours
+        _check_back(back, its_seed)
+
+
+def _check_back(back, seed):
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
     patch, colours = 3 - seed % 2, 2 + seed % 3
     video = torch.arange(b * t * colours * h * w * patch**2, dtype=torch.float32)
@@ -46,10 +64,7 @@ def check_back(back, seed=0):
     try:
         found = back(patches, patch)
     except EinopsError as error:
-        raise AssertionError(
-            f"for {colours} colours and patches of {patch} einops fails: {error}. The last axis holds c, ph and "
-            "pw: give it the patch's two sides, from the argument `patch`, and it finds the number of colours"
-        ) from error
+        raise AssertionError(_EINOPS.format(colours, patch, error, "c, ph and pw")) from error
     check_shape(found, video.shape, f"the video from patches of shape {tuple(patches.shape)}")
     wrong = {
         "the pixels of a patch are scattered over the frame: the patch's place is slow, the pixel's fast":
@@ -77,40 +92,35 @@ def check_place(place, seed=0):
         "(w h t)": rearrange(grid, "t h w d -> (w h t) d"),
     }
     lists = {name: [tuple(place) for place in order.tolist()] for name, order in orders.items()}
-    for index in (1, t * h + 1, t * h * w - 2, 0):
-        found = unpack(place(index, t, h, w), "the place for (t h w)", "the place for (w h t)")
-        for (pattern, places), triple in zip(lists.items(), found):
-            triple = tuple(whole(n, "a place") for n in unpack(triple, "frame", "row", "column"))
-            right = places[index]
-            other = next(places for name, places in lists.items() if name != pattern)[index]
-            told = f'place {index} of "{pattern}" in {t} frames of {h} x {w}: {triple}'
-            slow = dict(zip("thw", ("frames", "rows", "columns")))[pattern[1]]
-            assert triple == right or triple != other, f"{told} is the place in the other layout"
-            assert triple == right or triple != right[::-1], (
-                f"{told}: give frame, row, column, in this order"
-            )
-            before = places[index - 1] if index else None
-            after = places[index + 1] if index + 1 < len(places) else None
-            assert triple == right or triple not in (before, after), (
-                f"{told} is one place off: places count from 0, and the class token is not in this list"
-            )
-            wrong = [
-                name for name, a, b in zip(("frame", "row", "column"), triple, right) if a != b
-            ]
-            assert triple == right, (
-                f"{told}: the {wrong[0] if wrong else ''} is wrong. The {slow} are slowest there"
-            )
+    given = [unpack(place(index, t, h, w), "the place for (t h w)", "the place for (w h t)") for index in range(t * h * w)]  # fmt: skip
+    for (pattern, places), triples in zip(lists.items(), zip(*given)):
+        triples = [tuple(whole(n, "a place") for n in unpack(triple, "frame", "row", "column")) for triple in triples]  # fmt: skip
+        if triples == places:
+            continue
+        index = next(k for k, (a, b) in enumerate(zip(triples, places)) if a != b)
+        told = f'place {index} of "{pattern}" in {t} frames of {h} x {w}: {triples[index]}'
+        other = next(places for name, places in lists.items() if name != pattern)
+        assert triples != other, f"{told} is the place in the other layout"
+        turned = [triple[::-1] for triple in places]
+        assert triples != turned, f"{told}: give frame, row, column, in this order"
+        assert triples[1:] != places[:-1] and triples[:-1] != places[1:], (
+            f"{told} is one place off: places count from 0, and the class token is not in this list"
+        )
+        names = ("frame", "row", "column")
+        wrong = next(name for name, a, b in zip(names, triples[index], places[index]) if a != b)
+        slow = dict(zip("thw", ("frames", "rows", "columns")))[pattern[1]]
+        raise AssertionError(f"{told}: the {wrong} is wrong. The {slow} are slowest there")
 
 
 def check_positions(add_positions, seed=0):
     """`add_positions(patches, cls, space, time)` adds place and moment to the patches, copies cls."""
     b, t, h, w = sizes(4, seed, of=(2, 3, 3, 3) if seed == 1 else (3, 2, 4, 5))
-    d = 3
+    d = 6
     patches, cls = noise(b, t, h, w, d, seed=seed), noise(d, seed=seed + 1)
     space, time = noise(h, w, d, seed=seed + 2), noise(t, d, seed=seed + 3)
     right = patches + space + time[:, None, None]
     try:
-        added = add_positions(patches.clone(), cls.clone(), space, time)
+        added = untouched(add_positions, patches, cls, space, time)
     except NotImplementedError:  # nothing written yet; a RuntimeError, as it happens
         raise
     except RuntimeError as error:
@@ -121,6 +131,10 @@ def check_positions(add_positions, seed=0):
     wrong = {
         "the time embedding is missing": patches + space,
         "the space embedding is missing": patches + time[:, None, None],
+        "a reshape does not turn rows into columns; space is (h, w, d) already": right
+        - space
+        + space.reshape(w, h, d).transpose(0, 1),
+        "the embeddings are added, not multiplied": patches * space * time[:, None, None],
         "the space embedding is added twice": right + space,
         "the time embedding is added twice": right + time[:, None, None],
         "every frame has a moment of its own, not the mean of all": patches + space + time.mean(0),
@@ -142,17 +156,30 @@ def check_positions(add_positions, seed=0):
         ),
     }
     diagnose(copies, cls.expand(b, d), wrong, "the class token")
+    learned = [one.clone().requires_grad_() for one in (cls, space, time)]
+    found, copies = add_positions(patches, *learned)
+    assert found.requires_grad and copies.requires_grad, (
+        "no gradient passes, so class token and embeddings could not be learned: no detach, no no_grad, no tolist"
+    )
 
 
 def check_tubelets(to_tubelets, from_tubelets, seed=0):
     """`to_tubelets(video, span, patch)` cuts patches that span frames; the other puts them back."""
+    for its_seed in (seed, seed + 1):  # two sizes, and numbers of colours
+        _check_tubelets(to_tubelets, from_tubelets, its_seed)
+
+
+def _check_tubelets(to_tubelets, from_tubelets, seed):
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
     span, patch, c = 2 + seed % 2, 3 - seed % 2, 2 + seed % 3
     video = noise(b, t * span, c, h * patch, w * patch, seed=seed)
     pattern = "b (t s) c (h p) (w q) -> b t h w"
     lengths = dict(s=span, p=patch, q=patch)
     right = rearrange(video, f"{pattern} (s c p q)", **lengths)
-    found = to_tubelets(video, span, patch)
+    try:
+        found, again = to_tubelets(video, span, patch), from_tubelets(right, span, patch)
+    except EinopsError as error:
+        raise AssertionError(_EINOPS.format(c, patch, error, "s, c, ph and pw")) from error
     wrong = {
         "the frames of a tubelet follow each other; yours are far apart: (t s), not (s t)":
             rearrange(video, "b (s t) c (h p) (w q) -> b t h w (s c p q)", **lengths),
@@ -176,7 +203,7 @@ def check_tubelets(to_tubelets, from_tubelets, seed=0):
             rearrange(right, f"{back} b (t s) c (p h) (q w)", **lengths),
         "a view or reshape alone does not move pixels": right.reshape(video.shape),
     }  # fmt: skip
-    diagnose(from_tubelets(right, span, patch), video, wrong, "the video put together again",
+    diagnose(again, video, wrong, "the video put together again",
              "every pixel must return to its place and its frame")  # fmt: skip
     why = f"{t * span - 1} frames cannot be cut into tubelets of {span}"
     refuses(lambda: to_tubelets(video[:, 1:], span, patch), why)

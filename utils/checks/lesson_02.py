@@ -1,40 +1,46 @@
 """Checks of the exercises of lesson 02: attention."""
 
+import weakref
+
 import torch
 from torch.nn import functional as F
 
-from utils.checks.diagnose import check_answers, diagnose, noise, numbers, sizes, unpack
+from utils.checks.diagnose import check_answers, diagnose, noise, numbers, sizes, unpack, untouched
 from utils.checks.puzzles import HEADS
 
 
 def check_by_hand(by_hand):
     """`by_hand()` returns the shares of three keys for the query (√2 ln 2, 0), and what it receives."""
     shares, received = unpack(by_hand(), "shares", "received")
-    scores = torch.tensor([4.0, 1, 1]).log()
+    scores = torch.tensor([4.0, 1, 4]).log()
     larger, smaller = (scores * 2**0.5).softmax(0), (scores / 2**0.5).softmax(0)
     wrong = {
-        "a score of zero is not a share of zero: e to the power of 0 is 1": [1, 0, 0],
-        "the key (0, 0) takes part like the others": [4 / 5, 1 / 5, 0],
-        "the shares sum to 1: divide by their sum": [4, 1, 1],
+        "a score of zero is not a share of zero: e to the power of 0 is 1": [1 / 2, 0, 1 / 2],
+        "the third key is not the lesson's: what is its score?": [4 / 6, 1 / 6, 1 / 6],
+        "all three keys take part": [4 / 5, 1 / 5, 0],
+        "the shares sum to 1: divide by their sum": [4, 1, 4],
         "these are the scores; the shares are their softmax": scores,
         "divide the scores by √2, the root of a key's width, before the softmax": larger,
         "divide the scores by the root of a key's width, not by the width": smaller,
-        "a share is a number from 0 to 1, not per cent": [66.67, 16.67, 16.67],
+        "a share is a number from 0 to 1, not per cent": [44.44, 11.11, 44.44],
     }
-    diagnose(shares, [4 / 6, 1 / 6, 1 / 6], wrong, "shares", "the scores are ln 4, 0 and 0", 0.007)
+    but = "the scores are ln 4, 0 and ln 4"
+    diagnose(shares, [4 / 9, 1 / 9, 4 / 9], wrong, "shares", but, 0.007, secret=True)
     wrong = {
         "the values are mixed by the shares, not summed": [15, 15],
-        "the third value takes part with its share": [40 / 6, 10 / 6],
-        "that is the value of the likeliest key; all three are mixed": [10, 0],
+        "the third value takes part with its share": [40 / 9, 10 / 9],
+        "those are the values of the two likeliest keys; all three are mixed": [7.5, 2.5],
     }
-    diagnose(received, [7.5, 2.5], wrong, "received", "mix the values by the shares", 0.06)
+    but = "mix the values by the shares"
+    diagnose(received, [60 / 9, 30 / 9], wrong, "received", but, 0.06, secret=True)
 
 
 def check_causal(attend, seed=0):
     """`attend(q, k, v)` is attention in which query i sees keys 0 … i only."""
     b, n, d = sizes(3, seed, of=(2, 5, 3, 4))
-    q, k, v = (noise(b, n, d, seed=3 * seed + i) for i in range(3))
-    y = numbers(attend(q, k, v), "the output")
+    q, k = (noise(b, n, d, seed=3 * seed + i) for i in range(2))
+    v = noise(b, n, d + 3, seed=3 * seed + 2)
+    y = numbers(untouched(attend, q, k, v), "the output")
     scores = q @ k.mT / d**0.5
     ones = torch.ones(n, n, dtype=torch.bool)
 
@@ -53,6 +59,9 @@ def check_causal(attend, seed=0):
             (scores * d**0.5).masked_fill(~ones.tril(), -torch.inf).softmax(-1) @ v,
     }  # fmt: skip
     rows = y.isnan().flatten(2).any(-1).any(0).tolist() if y.ndim == 3 else [False]
+    assert not all(rows), (
+        "no output is a number: 0 · ∞ is none. Put minus infinity where a mask says so: masked_fill, or torch.where"
+    )
     assert not any(rows), (
         f"query {rows.index(True)} of {n} got no key at all, and the softmax of nothing is not a number: "
         + ("each query sees itself" if rows[0] else "your mask forbids what it should allow")
@@ -63,7 +72,10 @@ def check_causal(attend, seed=0):
     diagnose(y, masked(ones.tril()), wrong, "the output", "query i should mix the values 0 … i")
     far = torch.randn(b, n, d, generator=torch.Generator().manual_seed(seed + 7)) * 100
     large = numbers(attend(far, -far, v), "the output for large scores")
-    assert large.isfinite().all(), "large scores overflow in exp: let softmax do it"
+    assert large.isfinite().all(), (
+        "for large scores the result is no number: an exp that overflows, or a sum of shares that is 0? "
+        "Mask the scores, and let one softmax do the rest"
+    )
     right = (-far @ far.mT / d**0.5).masked_fill(~ones.tril(), -torch.inf).softmax(-1) @ v
     diagnose(large, right, {}, "the output for large scores",
              "a forbidden score is minus infinity, not a number that others can be below", 1e-4)  # fmt: skip
@@ -71,7 +83,7 @@ def check_causal(attend, seed=0):
 
 def check_attention_cost(cost, seed=0):
     """`cost(dim, heads, n)` returns the parameters and multiply-adds of one Attention."""
-    heads, n, d = sizes(3, seed, of=(3, 7, 4, 5))
+    heads, n, d = sizes(3, seed, of=(3, 7, 5, 4))
     dim = heads * d
     parameters, multiply_adds = unpack(cost(dim, heads, n), "parameters", "multiply_adds")
     linear, pairs = 4 * n * dim**2, n**2 * dim
@@ -136,50 +148,25 @@ def check_chunks(attend_in_chunks, seed=0):
         "each chunk has a softmax of its own; the shares of all chunks together sum to 1": sum(parts) / len(parts),
         "the last, shorter chunk is left out": whole_chunks,
         "divide the scores by √d": (scores * d**0.5).softmax(-1) @ v,
+        "d is the length of a query, not the size of a chunk": (scores * (d / size) ** 0.5).softmax(-1) @ v,
+        "divide by the sum of all exponentials at the end": (scores - scores.amax(-1, keepdim=True)).exp() @ v,
     }  # fmt: skip
     wrong |= {
         "that is the first chunk alone: is the return inside the loop?": parts[0],
         "each chunk has a softmax of its own; added up, the shares sum to more than 1": sum(parts),
     }
-    largest, chunks = [], set()
-
-    class Watched(torch.Tensor):
-        @classmethod
-        def __torch_function__(cls, function, types, given=(), named=None):
-            assert function is not F.scaled_dot_product_attention, (
-                "scaled_dot_product_attention does all of it at once: write the loop over chunks"
-            )
-            out = super().__torch_function__(function, types, given, named or {})
-            for one in out if isinstance(out, tuple | list) else (out,):
-                if isinstance(one, torch.Tensor) and one.ndim > 1:
-                    rows, columns = one.shape[-2:]
-                    chunks.add(columns)
-                    # (the keys turned on their side are d numbers each, and no scores)
-                    if (
-                        size < columns <= keys
-                        and rows <= queries
-                        and rows != d
-                        and columns not in (d, 6)
-                    ):
-                        largest.append(tuple(one.shape))
-            return out
-
-    watched = [tensor.as_subclass(Watched) for tensor in (q, k, v)]
-    found = numbers(attend_in_chunks(*watched, size), "the output").as_subclass(torch.Tensor)
-    but = "when a larger score comes, scale down both sums: of the shares and of the mixture"
+    found = numbers(untouched(attend_in_chunks, q, k, v, size), "the output")
+    but = "when a larger score comes, scale down both sums, of the shares and of the mixture; no key may count twice"
     diagnose(found, right, wrong, "the output", but)
-    assert not largest, (
-        f"a tensor of {largest[0]} held more than {size} scores of a query at once, and {size} was asked for"
-    )
-    assert size in chunks, (
-        f"go through {size} keys at a time; no tensor had {size} scores of a query"
-    )
+    for its_size in (4, 8):
+        _check_held(attend_in_chunks, its_size)
     loose = 2e-3  # scores of hundreds have four digits behind the point
     low = torch.ones_like(q) * 10, -10 - k.abs()  # every score is far below 0
     found = numbers(attend_in_chunks(*low, v, size), "the output")
     right = F.scaled_dot_product_attention(*low, v)
     assert found.isfinite().all(), (
-        "where all scores are far below 0 the result is no number: let the largest so far start at minus infinity"
+        "where all scores are far below 0 the result is no number: take the largest score so far away before the "
+        "exponential, and let it start at minus infinity"
     )
     diagnose(found, right, {}, "the output where all scores are far below 0", but, loose)
     large = numbers(attend_in_chunks(100 * q, 100 * k, v, size), "the output")
@@ -194,3 +181,39 @@ def check_chunks(attend_in_chunks, seed=0):
         but,
         loose,
     )
+
+
+def _check_held(attend_in_chunks, size):
+    """AssertionError when more than `size` scores of a query are held at once, in one tensor or in several.
+
+    A key is one number here, so a tensor made from queries holds scores if it is large at all.
+    """
+    queries, keys = 8, 300
+    allowed, alive = queries * size, {}
+
+    class Asking(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, given=(), named=None):
+            assert function is not F.scaled_dot_product_attention, (
+                "scaled_dot_product_attention does all of it at once: write the loop over chunks"
+            )
+            out = super().__torch_function__(function, types, given, named or {})
+            for one in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(one, Asking):
+                    assert one.numel() <= allowed, (
+                        f"a tensor of {tuple(one.shape)} held more than {size} scores of a query at once, and {size} "
+                        f"was asked for (there were {queries} queries and {keys} keys)"
+                    )
+                    if id(one) not in alive:
+                        alive[id(one)] = one.numel()
+                        weakref.finalize(one, alive.pop, id(one))
+            # a chunk is in several tensors while it is worked on, but not in a dozen
+            assert sum(alive.values()) <= 12 * allowed, (
+                "the scores of earlier chunks are kept: let go of a chunk's scores before the next"
+            )
+            return out
+
+    q, k, v = noise(1, queries, 1), noise(1, keys, 1, seed=1), noise(1, keys, 1, seed=2)
+    found = numbers(attend_in_chunks(q.as_subclass(Asking), k, v, size), "the output")
+    right = F.scaled_dot_product_attention(q, k, v)
+    diagnose(found.as_subclass(torch.Tensor), right, {}, f"the output for {keys} keys, {size} at a time")  # fmt: skip

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from utils.checks.diagnose import check_answers, diagnose, noise, sizes
+from utils.checks.diagnose import check_answers, diagnose, noise, sizes, untouched
 from utils.checks.puzzles import STACKS
 
 
@@ -17,7 +17,15 @@ def check_spread_by_hand(by_hand):
             (8**0.5 + 4) / (6 + 20**0.5),
         "one ratio for all tokens together, not the mean of a ratio for each": (0.5**0.5 + 1 + 0.2**0.5) / 3,
     }  # fmt: skip
-    diagnose(by_hand(), (16 / 40) ** 0.5, wrong, "the spread", "the mean token is (2, 2)", 0.003)
+    diagnose(
+        by_hand(),
+        (16 / 40) ** 0.5,
+        wrong,
+        "the spread",
+        "the mean token is (2, 2)",
+        0.003,
+        secret=True,
+    )
 
 
 def check_spread(spread, seed=0):
@@ -44,10 +52,7 @@ def _check_spread(spread, n, d, seed):
         "the size is the root of the sum of *all* squares, not a sum over tokens": rest.norm(dim=1).sum() / x.norm(dim=1).sum(),
         "take the sizes, not standard deviations": x.std(0).norm() / x.norm(),
     }  # fmt: skip
-    given = x.clone()
-    found = spread(given)
-    assert torch.equal(given, x), "the x that came in was changed: work on a new tensor"
-    diagnose(found, rest.norm() / x.norm(), wrong, f"the spread of {n} tokens")
+    diagnose(untouched(spread, x), rest.norm() / x.norm(), wrong, f"the spread of {n} tokens")
 
 
 def check_layer(layer, seed=0):
@@ -75,10 +80,7 @@ def check_layer(layer, seed=0):
     }
 
     def run(**switches):
-        given = x.clone()
-        found = layer(given, *w, **switches)
-        assert torch.equal(given, x), "the x that came in was changed: work on a new tensor"
-        return found
+        return untouched(layer, x, *w, **switches)
 
     diagnose(run(skip=False, norm=False), attention(x), alone, "the layer without skip and norm")
     both = {

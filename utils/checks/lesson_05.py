@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from utils.checks.diagnose import diagnose, noise, number, refuses, sizes, whole
+from utils.checks.diagnose import diagnose, noise, number, numbers, refuses, sizes, untouched, whole
 
 
 def check_geglu_shape(geglu_shape, seed=0):
@@ -17,7 +17,7 @@ def check_geglu_shape(geglu_shape, seed=0):
         try:
             found = geglu_shape(shape)
         except ValueError as error:
-            raise AssertionError(f"{shape} can be halved, but yours raises a ValueError") from error
+            raise AssertionError(f"{shape} can be halved, but yours raises a ValueError: {error}") from error  # fmt: skip
         assert isinstance(found, tuple | list | torch.Size), f"a shape is a tuple, not {found!r}"
         told = f"an input of {shape} should give {right}, you say {tuple(found)}"
         assert all(isinstance(size, int | np.integer) for size in found), (
@@ -72,11 +72,15 @@ def check_swiglu(swiglu, where_they_differ_most, seed=0):
     }  # fmt: skip
     right = value * F.silu(gate)
     with _written_out("sigmoid", "silu", "logsigmoid", "expit"):
-        found = swiglu(x)
+        found = untouched(swiglu, x)
     diagnose(found, right, wrong, "SwiGLU's output")
     other = noise(b, 2 * half, seed=seed)
     diagnose(swiglu(other), F.silu(other[:, half:]) * other[:, :half], {}, "SwiGLU's output for (b, 2 * d)",
              "the halves are those of the last dimension, however many stand before it")  # fmt: skip
+    gates = torch.tensor([1.0, 1.0, 200.0, -200.0])  # values 1, gates ±200
+    found = numbers(swiglu(gates), "SwiGLU's output for gates of ±200")
+    assert found.isfinite().all(), "for gates of ±200 the result is no number: exp(200) is more than float32 holds, exp(-200) is 0"  # fmt: skip
+    diagnose(found, [200.0, 0.0], {}, "SwiGLU's output for gates of ±200")
     grid = torch.linspace(0, 6, 6001, dtype=torch.float64)
     right = grid[(F.gelu(grid) - F.silu(grid)).abs().argmax()].item()
     found = number(where_they_differ_most(), "where they differ most")
@@ -109,8 +113,10 @@ def check_gated_width(weights, gated_width, seed=0):
         "divide at the end: wide // 3 has lost its rest already": wide // 3 * 2,
     }
     diagnose(found, 2 * wide // 3, wrong, f"gated_width({dim}, {wide})")
-    large = 3000 + seed % 5
-    diagnose(gated_width(8, large), 2 * large // 3, {}, f"gated_width(8, {large})")
+    for large in range(3000 + seed, 3003 + seed):  # all three rests
+        wrong = {"round down, not to the nearest: it may not have more weights than the plain one": round(2 * large / 3)}  # fmt: skip
+        found = whole(gated_width(8, large), f"gated_width(8, {large})")
+        diagnose(found, 2 * large // 3, wrong, f"gated_width(8, {large})")
 
 
 def check_turn(gelu_derivative, lowest_point, seed=0):
@@ -131,8 +137,10 @@ def check_turn(gelu_derivative, lowest_point, seed=0):
         + g / density / (2 * torch.pi) ** 0.5,
         "the density has a root: 1 / √(2π), not 1 / (2π)": below + g * density / (2 * torch.pi),
         "that is gelu itself": F.gelu(g),
-    }
-    diagnose(gelu_derivative(g), right, wrong, "the derivative")
+        "the density falls like exp(-g²/2), not exp(-g²)": below + g * density**2 / (2 * torch.pi) ** 0.5,
+        "divide by √(2π): mind the brackets": below + g * density / 2**0.5 * torch.pi,
+    }  # fmt: skip
+    diagnose(untouched(gelu_derivative, g), right, wrong, "the derivative")
     found, grid = (
         number(lowest_point(), "the lowest point"),
         torch.linspace(-1, 0, 100_001, dtype=torch.float64),
