@@ -233,6 +233,19 @@ def torchcodec_frames(path, num_frames):
     return time.perf_counter() - started
 
 
+def torchcodec_unlike(path, num_frames):
+    """How many of torchcodec's frames are not those that decoding in order finds, by more than rounding."""
+    from torchcodec.decoders import VideoDecoder
+
+    try:
+        decoder = VideoDecoder(str(path), dimension_order="NHWC")
+        theirs = decoder.get_frames_at(sample_indices(len(decoder), num_frames).tolist()).data.numpy()  # fmt: skip
+    except (RuntimeError, ValueError):
+        return None
+    off = np.abs(theirs.astype(np.int16) - read_frames(path, num_frames)).mean((1, 2, 3))
+    return int((off > 0.5).sum())
+
+
 def loads(package):
     """Whether a package is here and works: torchcodec needs FFmpeg's libraries and the torch it was made for."""
     try:
@@ -273,11 +286,12 @@ def benchmark_video(folder=None, num_frames=8, repeats=5, json_file=None):
             print(f"{path.name[:44]:44} {type(error).__name__}: not compared")
             continue
         speeds = {name: total / min(times) for name, times in zip(readers, zip(*turns))}
+        unlike = {"torchcodec unlike": torchcodec_unlike(path, n)} if "torchcodec" in readers else {}  # fmt: skip
         ours, *theirs = speeds.values()
         cells = "".join(f" {one:12.0f} {ours / one if one else math.inf:6.2f}" for one in theirs)
         print(f"{path.name[:44]:44} {total:6} {ours:8.0f}{cells}", flush=True)
         rows.append(dict(file=path.name, codec=info.codec, height=info.height, width=info.width, frames=total,
-                         **{f"{name} per second": round(speed) for name, speed in speeds.items()}))  # fmt: skip
+                         **{f"{name} per second": round(speed) for name, speed in speeds.items()}, **unlike))  # fmt: skip
     if json_file is not None:
         versions = {name: import_module(module).__version__ for name, module in (("PyAV", "av"), ("torchcodec", "torchcodec")) if name in readers}  # fmt: skip
         write_text(json_file, json.dumps(dict(machine=machine(), **versions, rows=rows), indent=1) + "\n")  # fmt: skip

@@ -190,7 +190,7 @@ def weights(jobs=1):
 
 
 def tiles():
-    """The model with small patches that lessons 02 to 09 look into; kept and measured in eight bits."""
+    """The model with small patches that lessons 02, 06, 07 and 09 look into; kept and measured in eight bits."""
     setting = json.loads(json.dumps(dict(sizes=LIPS_TILES, recipe=LIPS_TILES_RECIPE, data=fingerprint())))  # fmt: skip
     row, on, model = train("tiles", 0, LIPS_TILES_RECIPE, LIPS_TILES)
     notes = row | setting | dict(machine=on, classes=lips.CLASSES)
