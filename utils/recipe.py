@@ -22,7 +22,7 @@ LIPS_MODEL = dict(num_classes=51, image_size=(32, 48), num_frames=12, patch_size
                   heads=4, mult=2, dropout=0.0)  # fmt: skip
 LIPS_RECIPE = dict(epochs=24, batch_size=32, peak_lr=3e-3, weight_decay=0.05, muon=True)
 LIPS_SHORT = LIPS_RECIPE | dict(epochs=3, peak_lr=7e-3, mixed=0.0)
-# Lessons 02, 06, 07 and 09 look into this one: it reads a little worse, but 8 x 4 x 6 patches are worth looking at.
+# For lessons 02, 06, 07 and 09: it reads a little worse, but 8 x 4 x 6 patches are worth looking at.
 LIPS_TILES = dict(num_classes=51, image_size=(32, 48), num_frames=8, patch_size=8, dim=48, depth=4,
                   heads=4, dropout=0.0)  # fmt: skip
 LIPS_TILES_RECIPE = dict(epochs=30, batch_size=32, peak_lr=2e-3, weight_decay=0.05, pace=0.4)
