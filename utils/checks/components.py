@@ -10,6 +10,7 @@ from utils.checks.diagnose import (  # fmt: skip
     check_shape,
     close,
     diagnose,
+    explained,
     noise,
     numbers,
     sizes,
@@ -56,10 +57,10 @@ def check_prenorm(prenorm, seed=0):
         "you add the normalised tokens: PreNorm adds nothing": right + norm,
     }
     diagnose(y, right, wrong, "PreNorm's output", "the result should be fn(LayerNorm(x))")
-    assert close(module(x, shift=1.0), y + 1), "extra arguments should be handed on to fn"
-    assert close(module(x, 1.0), y + 1), (
-        "extra arguments without a name should be handed on to fn too"
-    )
+    with explained("hand arguments on with their stars: self.fn(…, *args, **kwargs)", TypeError):
+        named, unnamed = module(x, shift=1.0), module(x, 1.0)
+    assert close(named, y + 1), "extra arguments should be handed on to fn"
+    assert close(unnamed, y + 1), "extra arguments without a name should be handed on to fn too"
     with torch.no_grad():
         learned[0].copy_(torch.arange(d) + 1)
         module(x)
@@ -106,12 +107,10 @@ def check_geglu(geglu, seed=0):
 
 def _of_geglu(geglu, x, but):
     """What the learner's GEGLU makes of x; its own errors come back with what to think of."""
-    try:
+    with explained(
+        f"the input is {tuple(x.shape)}, and {but}", RuntimeError, IndexError, ValueError
+    ):
         return untouched(geglu(), x)
-    except NotImplementedError:  # nothing written yet
-        raise
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise AssertionError(f"GEGLU fails for an input of {tuple(x.shape)}: {error}. {but[0].upper()}{but[1:]}") from error  # fmt: skip
 
 
 def check_feedforward(feedforward, seed=0):
@@ -155,19 +154,21 @@ def check_feedforward(feedforward, seed=0):
 
 def check_attend(attend, seed=0):
     """`attend(q, k, v)` is softmax(q kᵀ / √d) v."""
+    for its_seed in (seed, seed + 1):  # two sizes: none is to be taken for granted
+        _check_attend(attend, its_seed)
+
+
+def _check_attend(attend, seed):
     b, queries, d, keys = sizes(4, seed)
     q = noise(b, queries, d, seed=3 * seed + 1)
     k = noise(b, keys, d, seed=3 * seed + 2)
     v = noise(b, keys, 4, seed=3 * seed + 3)
-    try:
+    hint = (
+        f"q is {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}. Every query meets every key in "
+        "q @ k.transpose(-2, -1); k.T would turn all axes around, the batch too"
+    )
+    with explained(hint, RuntimeError):
         y = untouched(attend, q, k, v)
-    except NotImplementedError:  # nothing written yet
-        raise
-    except RuntimeError as error:  # sizes that do not fit
-        raise AssertionError(
-            f"for q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} your function fails: {error}. "
-            "Every query meets every key in q @ k.transpose(-2, -1); k.T would turn all axes around, the batch too"
-        ) from error
     check_shape(
         y, (b, queries, 4), f"attend's output for {queries} queries and {keys} values of 4 numbers"
     )
@@ -193,6 +194,11 @@ def check_attend(attend, seed=0):
 
 def check_attention(attention, seed=0):
     """`attention(dim, heads)` builds multi-head self-attention over (groups, tokens, dim)."""
+    for its_seed in (seed, seed + 1):  # two sizes: none is to be taken for granted
+        _check_attention(attention, its_seed)
+
+
+def _check_attention(attention, seed):
     groups, n, heads = sizes(3, seed, of=(2, 5, 3, 4))
     dim = (4, 3, 5)[seed % 3] * heads
     torch.manual_seed(seed)
@@ -247,16 +253,12 @@ def check_to_patches(to_patches, seed=0):
 
 def _check_to_patches(to_patches, seed):
     t, h, w, b = sizes(4, seed, of=(4, 2, 3, 5))
-    patch, b, c = 3 - seed % 2, min(b, 2), 2 + seed % 3
+    patch, b, c, h = 3 - seed % 2, min(b, 2), 2 + seed % 3, h + 4 * (seed % 2)
     video = torch.arange(b * t * c * h * w * patch**2, dtype=torch.float32)
     video = video.view(b, t, c, h * patch, w * patch)
-    try:
+    hint = f"there are {c} colours and patches of {patch}; give einops the two sides of a patch, from the argument, and it finds the rest"
+    with explained(hint, EinopsError):
         patches = to_patches(video, patch)
-    except EinopsError as error:
-        raise AssertionError(
-            f"for {c} colours and patches of {patch} einops fails: {error}. Tell it the two sides of a patch, from the "
-            "argument, and it finds everything else"
-        ) from error
     check_shape(
         patches,
         (b, t, h, w, c * patch**2),

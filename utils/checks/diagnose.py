@@ -5,6 +5,7 @@ A mistake is known by the number it produces. `diagnose` is given the right resu
 each common mistake would give, and says which of them it sees.
 """
 
+from contextlib import contextmanager
 from numbers import Real
 
 import numpy as np
@@ -84,6 +85,17 @@ def unpack(value, *what):
         else f"{expected}; you return {'nothing' if value is None else type(value).__name__}"
     )
     return list(value)
+
+
+@contextmanager
+def explained(hint, *kinds):
+    """An error of these kinds becomes an AssertionError with a hint; what is not written yet stays so."""
+    try:
+        yield
+    except NotImplementedError:  # a RuntimeError, as it happens
+        raise
+    except kinds as error:
+        raise AssertionError(f"your answer fails: {error}. {hint[0].upper()}{hint[1:]}") from error
 
 
 def untouched(function, *given, **named):

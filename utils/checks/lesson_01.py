@@ -6,6 +6,7 @@ from einops import EinopsError, rearrange
 from utils.checks.diagnose import (
     check_shape,
     diagnose,
+    explained,
     noise,
     refuses,
     sizes,
@@ -14,8 +15,10 @@ from utils.checks.diagnose import (
     whole,
 )
 
-_EINOPS = ("for {} colours and patches of {} einops fails: {}. The last axis holds {}: give it all but the "
-           "number of colours, from the arguments, and it finds that")  # fmt: skip
+_EINOPS = (
+    "there are {} colours and patches of {}; the last axis holds {}: give einops all but the number of colours, from "
+    "the arguments, and it finds that"
+)
 
 
 def check_tokens_and_pairs(tokens_and_pairs, seed=0):
@@ -61,10 +64,8 @@ def _check_back(back, seed):
     video = torch.arange(b * t * colours * h * w * patch**2, dtype=torch.float32)
     video = video.view(b, t, colours, h * patch, w * patch)
     patches = rearrange(video, "b t c (h p) (w q) -> b t h w (c p q)", p=patch, q=patch)
-    try:
+    with explained(_EINOPS.format(colours, patch, "c, ph and pw"), EinopsError):
         found = back(patches, patch)
-    except EinopsError as error:
-        raise AssertionError(_EINOPS.format(colours, patch, error, "c, ph and pw")) from error
     check_shape(found, video.shape, f"the video from patches of shape {tuple(patches.shape)}")
     wrong = {
         "the pixels of a patch are scattered over the frame: the patch's place is slow, the pixel's fast":
@@ -106,6 +107,8 @@ def check_place(place, seed=0):
         assert triples[1:] != places[:-1] and triples[:-1] != places[1:], (
             f"{told} is one place off: places count from 0, and the class token is not in this list"
         )
+        one_more = [tuple(n + 1 for n in triple) for triple in places]
+        assert triples != one_more, f"{told}: frames, rows and columns count from 0, too"
         names = ("frame", "row", "column")
         wrong = next(name for name, a, b in zip(names, triples[index], places[index]) if a != b)
         slow = dict(zip("thw", ("frames", "rows", "columns")))[pattern[1]]
@@ -114,19 +117,19 @@ def check_place(place, seed=0):
 
 def check_positions(add_positions, seed=0):
     """`add_positions(patches, cls, space, time)` adds place and moment to the patches, copies cls."""
+    for its_seed in (seed, seed + 1):  # two sizes: none is to be taken for granted
+        _check_positions(add_positions, its_seed)
+
+
+def _check_positions(add_positions, seed):
     b, t, h, w = sizes(4, seed, of=(2, 3, 3, 3) if seed == 1 else (3, 2, 4, 5))
-    d = 6
+    d = 6 + seed % 2
     patches, cls = noise(b, t, h, w, d, seed=seed), noise(d, seed=seed + 1)
     space, time = noise(h, w, d, seed=seed + 2), noise(t, d, seed=seed + 3)
     right = patches + space + time[:, None, None]
-    try:
+    hint = "does time lie along the frames, space along rows and columns?"
+    with explained(hint, RuntimeError):
         added = untouched(add_positions, patches, cls, space, time)
-    except NotImplementedError:  # nothing written yet; a RuntimeError, as it happens
-        raise
-    except RuntimeError as error:
-        raise AssertionError(
-            f"the sizes do not fit ({error}): does time lie along the frames, space along rows and columns?"
-        ) from error
     found, copies = unpack(added, "the patches", "the class token")
     wrong = {
         "the time embedding is missing": patches + space,
@@ -176,10 +179,8 @@ def _check_tubelets(to_tubelets, from_tubelets, seed):
     pattern = "b (t s) c (h p) (w q) -> b t h w"
     lengths = dict(s=span, p=patch, q=patch)
     right = rearrange(video, f"{pattern} (s c p q)", **lengths)
-    try:
+    with explained(_EINOPS.format(c, patch, "s, c, ph and pw"), EinopsError):
         found, again = to_tubelets(video, span, patch), from_tubelets(right, span, patch)
-    except EinopsError as error:
-        raise AssertionError(_EINOPS.format(c, patch, error, "s, c, ph and pw")) from error
     wrong = {
         "the frames of a tubelet follow each other; yours are far apart: (t s), not (s t)":
             rearrange(video, "b (s t) c (h p) (w q) -> b t h w (s c p q)", **lengths),

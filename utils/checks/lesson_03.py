@@ -8,24 +8,18 @@ from utils.checks.puzzles import STACKS
 
 
 def check_spread_by_hand(by_hand):
-    """`by_hand()` is the spread of the tokens (4, 0), (0, 2), (2, 4)."""
+    """`by_hand()` is the spread of the tokens (5, 0), (1, 2), (0, 1)."""
     wrong = {
-        "that is the square: take the root at the end": 16 / 40,
-        "divide by the size of the tokens, √40": 16**0.5,
-        "the sizes are √16 and √40": (16 / 24) ** 0.5,
+        "that is the square: take the root at the end": 16 / 31,
+        "divide by the size of the tokens, √31": 16**0.5,
+        "the sizes are √16 and √31": (16 / 15) ** 0.5,
+        "the mean token has two numbers; you take one mean of all six": (17.5 / 31) ** 0.5,
+        "you take the mean of each token's numbers; the mean goes over the tokens": (13.5 / 31) ** 0.5,
         "the size is the root of the sum of *all* squares, not the sum of the tokens' sizes":
-            (8**0.5 + 4) / (6 + 20**0.5),
-        "one ratio for all tokens together, not the mean of a ratio for each": (0.5**0.5 + 1 + 0.2**0.5) / 3,
+            (10**0.5 + 2**0.5 + 2) / (6 + 5**0.5),
+        "one ratio for all tokens together, not the mean of a ratio for each": (2 * 0.4**0.5 + 2) / 3,
     }  # fmt: skip
-    diagnose(
-        by_hand(),
-        (16 / 40) ** 0.5,
-        wrong,
-        "the spread",
-        "the mean token is (2, 2)",
-        0.003,
-        secret=True,
-    )
+    diagnose(by_hand(), (16 / 31) ** 0.5, wrong, "the spread", "the mean token is (2, 1)", 0.003, secret=True)  # fmt: skip
 
 
 def check_spread(spread, seed=0):
@@ -57,6 +51,11 @@ def _check_spread(spread, n, d, seed):
 
 def check_layer(layer, seed=0):
     """`layer(x, w_q, w_k, w_v, skip, norm)` is attention with a skip and a norm before it if wanted."""
+    for its_seed in (seed, seed + 1):  # two sizes: none is to be taken for granted
+        _check_layer(layer, its_seed)
+
+
+def _check_layer(layer, seed):
     n, d = sizes(2, seed, of=(4, 3, 5, 7))
     x = noise(n, d, seed=seed) * 2 + 1
     w = noise(3, d, d, seed=seed + 100) / d**0.5
@@ -112,6 +111,11 @@ def check_read_curves(read_curves):
     answers = read_curves()
     words = ("single", "double", "none", None)
     if isinstance(answers, dict):
+        answers = {name: value.lower() if isinstance(value, str) else value for name, value in answers.items()}  # fmt: skip
+        left = [name for name, value in answers.items() if value is None]
+        assert len(left) in (0, len(answers)), (
+            f'{", ".join(left)} is still open; the word "none" is an answer, too, in quotation marks'
+        )
         odd = [value for value in answers.values() if value not in words]
         assert not odd, f'answer with "single", "double" or "none", not {odd[0]!r}'
     hints = {
@@ -155,6 +159,7 @@ def check_mixing(factor, layers_until, seed=0):
     apart[2] += torch.tensor([1.0, 4.0, 0.0])
     _check_factor(factor, apart / apart.sum(-1, keepdim=True))
     _check_factor(factor, A)
+    _check_factor(factor, torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.3, 0.3, 0.4]]))  # 1, -0.7, 0.3  # fmt: skip
     ordered = torch.linalg.eigvals(A).abs().sort(descending=True).values
     share = 0.02 / (1 + seed % 5)
     layers = next(count for count in range(10_000) if ordered[1] ** count <= share)

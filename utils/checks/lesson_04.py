@@ -8,6 +8,7 @@ from utils.checks.diagnose import (
     check_shape,
     close,
     diagnose,
+    explained,
     noise,
     numbers,
     sizes,
@@ -35,6 +36,14 @@ def check_equal_numbers(equal_numbers):
 
 def check_layer_norm(layer_norm, seed=0):
     """`layer_norm(x, weight, bias, eps)` normalises each token, then scales and shifts it."""
+    for its_seed in (seed, seed + 1):  # two sizes: none is to be taken for granted
+        _check_layer_norm(layer_norm, its_seed)
+
+
+_KEEP = "has a mean lost its axis? keepdim=True keeps it, with length 1"
+
+
+def _check_layer_norm(layer_norm, seed):
     b, n, d = sizes(3, seed, of=(2, 3, 5, 7))
     d = max(d, 3)
     x = noise(b, n, d, seed=seed) * 3 + 5
@@ -85,7 +94,8 @@ def check_layer_norm(layer_norm, seed=0):
     wrong["eps is not used: take the argument, not a number of your own"] = scaled(
         (x - mean) / (variance + 1e-6).sqrt()
     )
-    found = untouched(layer_norm, x, weight, bias, eps=far)
+    with explained(_KEEP, RuntimeError):
+        found = untouched(layer_norm, x, weight, bias, eps=far)
     diagnose(found, scaled(normed), wrong, "layer norm (with eps 0.5)")
     diagnose(layer_norm(x[0].clone(), weight, bias), F.layer_norm(x[0], (d,), weight, bias, 1e-6), {},
              "layer norm of (tokens, d)")  # fmt: skip
@@ -116,9 +126,9 @@ def check_rms_norm(rms_norm, token_on_which_they_agree, seed=0):
         "each token is normalised over its own numbers, the last axis, not over the batch": x / (x.pow(2).mean(0) + far).sqrt(),
         "the mean of the squares, not their sum (F.normalize takes the sum)": F.normalize(x, dim=-1),
     }  # fmt: skip
-    diagnose(
-        untouched(rms_norm, x, eps=far), x / (square + far).sqrt(), wrong, "RMSNorm (with eps 0.5)"
-    )
+    with explained(_KEEP, RuntimeError):
+        found = untouched(rms_norm, x, eps=far)
+    diagnose(found, x / (square + far).sqrt(), wrong, "RMSNorm (with eps 0.5)")
     token = numbers(token_on_which_they_agree(), "the token")
     check_shape(token, (4,), "the token")
     assert len(token.unique()) == 4, "the four numbers should differ"

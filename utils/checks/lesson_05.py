@@ -6,7 +6,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from utils.checks.diagnose import diagnose, noise, number, numbers, refuses, sizes, untouched, whole
+from utils.checks.diagnose import (
+    diagnose,
+    explained,
+    noise,
+    number,
+    numbers,
+    refuses,
+    sizes,
+    untouched,
+    whole,
+)
 
 
 def check_geglu_shape(geglu_shape, seed=0):
@@ -86,6 +96,9 @@ def check_swiglu(swiglu, where_they_differ_most, seed=0):
     found = number(where_they_differ_most(), "where they differ most")
     assert found > -0.05, "a positive gate is asked for; on the left they differ just as much"
     assert abs(found) > 0.05, "at 0 both are 0; look for the place of the largest difference"
+    assert found <= 6, (
+        f"is {found:g} a place in your list of gates? Return the gate that stands there"
+    )
     assert found < 5.9, "far out both are nearly the gate itself, so they hardly differ"
     assert abs(found - right) < 0.07, f"at {found:g} they differ less than elsewhere"
 
@@ -93,9 +106,9 @@ def check_swiglu(swiglu, where_they_differ_most, seed=0):
 def check_gated_width(weights, gated_width, seed=0):
     """`weights(dim, wide, gated)` counts an MLP's weights; `gated_width(dim, wide)` makes them equal."""
     dim, wide = 4 * (seed % 5 + 2), 17 + 7 * (seed % 5)
-    diagnose(
-        weights(dim, wide, gated=False), 2 * dim * wide, {}, f"weights({dim}, {wide}, gated=False)"
-    )
+    wrong = {"biases are not counted": 2 * dim * wide + wide + dim}
+    found = weights(dim, wide, gated=False)
+    diagnose(found, 2 * dim * wide, wrong, f"weights({dim}, {wide}, gated=False)")
     wrong = {
         "the second matrix, from wide to dim, is the same in both": 4 * dim * wide,
         "values and gates need a matrix each": 2 * dim * wide,
@@ -107,6 +120,7 @@ def check_gated_width(weights, gated_width, seed=0):
     )
     found = whole(gated_width(dim, wide), f"gated_width({dim}, {wide})")
     wrong = {
+        "that is a number of weights; a width is asked for": 2 * dim * wide // 3,
         "half would be right if both matrices doubled; only the first one does": wide // 2,
         "with the same width the gated network has half as many weights again": wide,
         "round down: it may not have more weights than the plain one": -(-2 * wide // 3),
@@ -130,6 +144,7 @@ def check_turn(gelu_derivative, lowest_point, seed=0):
         "a product has two terms in its derivative: the second, g · density, is missing": below,
         "the density has the factor 1 / √(2π)": below + g * density,
         "erf gets g / √2": 0.5 * (1 + torch.erf(g)) + g * density / (2 * torch.pi) ** 0.5,
+        "erf gets g / √2, not g / 2": 0.5 * (1 + torch.erf(g / 2)) + g * density / (2 * torch.pi) ** 0.5,
         "the second term is added": below - g * density / (2 * torch.pi) ** 0.5,
         "the second term is g times the density": below + density / (2 * torch.pi) ** 0.5,
         "Φ has a ½ in front": 2 * below + g * density / (2 * torch.pi) ** 0.5,
@@ -140,7 +155,9 @@ def check_turn(gelu_derivative, lowest_point, seed=0):
         "the density falls like exp(-g²/2), not exp(-g²)": below + g * density**2 / (2 * torch.pi) ** 0.5,
         "divide by √(2π): mind the brackets": below + g * density / 2**0.5 * torch.pi,
     }  # fmt: skip
-    diagnose(untouched(gelu_derivative, g), right, wrong, "the derivative")
+    with explained("g is a tensor: use torch.erf and torch.exp", TypeError, ValueError):
+        found = untouched(gelu_derivative, g)
+    diagnose(found, right, wrong, "the derivative")
     found, grid = (
         number(lowest_point(), "the lowest point"),
         torch.linspace(-1, 0, 100_001, dtype=torch.float64),
