@@ -6,6 +6,7 @@ each common mistake would give, and says which of them it sees.
 """
 
 from contextlib import contextmanager
+from copy import deepcopy
 from numbers import Real
 
 import numpy as np
@@ -99,15 +100,15 @@ def explained(hint, *kinds):
 
 
 def untouched(function, *given, **named):
-    """`function(*given, **named)`, on copies; AssertionError when it changes one of the tensors."""
-    copies = [one.clone() if isinstance(one, torch.Tensor) else one for one in given]
+    """`function(*given, **named)`, on copies; AssertionError when it changes a tensor, an array or a list."""
+    copies = [deepcopy(one) if isinstance(one, torch.Tensor | np.ndarray | list) else one for one in given]  # fmt: skip
     found = function(*copies, **named)
     for number, (one, copy) in enumerate(zip(given, copies), 1):
-        if isinstance(one, torch.Tensor):
-            which = "tensor" if len(given) == 1 else f"argument number {number}"
-            assert torch.equal(one, copy), (
-                f"the {which} that came in was changed: work on a new one (x = x + y, not x += y)"
-            )
+        same = one is copy or (
+            torch.equal(one, copy) if isinstance(one, torch.Tensor) else np.array_equal(one, copy)
+        )
+        which = "what came in" if len(given) == 1 else f"argument number {number}, which came in,"
+        assert same, f"{which} was changed: work on a new one (x = x + y, not x += y)"
     return found
 
 

@@ -10,11 +10,13 @@ from utils.checks.diagnose import (
     check_dropout,
     close,
     diagnose,
+    explained,
     noise,
     number,
     numbers,
     sizes,
     unpack,
+    untouched,
 )
 from utils.model import FeedForward
 
@@ -66,15 +68,17 @@ def check_as_one_layer(as_one_layer, seed=0):
     torch.manual_seed(seed)
     first, second = nn.Linear(a, b), nn.Linear(b, c)
     with torch.no_grad():
-        try:
+        came = [parameter.clone() for parameter in (*first.parameters(), *second.parameters())]
+        hint = (
+            f"here a = {a}, b = {b}, c = {c}: first.weight is (b, a), second.weight is (c, b), and the first bias, (b,), "
+            "has to become (c,)"
+        )
+        with explained(hint, RuntimeError):
             weight, bias = unpack(as_one_layer(first, second), "the weight", "the bias")
-        except NotImplementedError:  # nothing written yet
-            raise
-        except RuntimeError as error:
-            raise AssertionError(
-                f"for a = {a}, b = {b}, c = {c} your product does not fit ({error}): first.weight is (b, a), "
-                "second.weight is (c, b); and the first bias, (b,), has to become (c,)"
-            ) from error
+        kept = zip(came, (*first.parameters(), *second.parameters()))
+        assert all(torch.equal(one, now) for one, now in kept), (
+            "a layer that came in was changed: work on new numbers (x = x + y, not x += y)"
+        )
         wrong = {"a weight is (out, in): transpose it": (second.weight @ first.weight).T}
         diagnose(weight, second.weight @ first.weight, wrong, "the weight")
         wrong = {
@@ -135,8 +139,9 @@ def check_as_convolutions(as_convolutions, seed=0):
                 used.append(function)
             return function(*given, **named or {})
 
-    with torch.no_grad(), Watch():
-        found = run(x)
+    hint = "conv1d wants (batch, channels, tokens): channels are axis 1, before it, behind it, and for chunk"
+    with torch.no_grad(), Watch(), explained(hint, RuntimeError):
+        found = untouched(run, x)
     value, gate = F.linear(x, first.weight).chunk(2, dim=-1)
     bare = value * F.gelu(gate)
     wrong |= {
@@ -148,7 +153,9 @@ def check_as_convolutions(as_convolutions, seed=0):
     diagnose(found, net(x), wrong, "your network's output",
              "with the same weights it should give what FeedForward gives")  # fmt: skip
     assert used, "the numbers are right, but no convolution was used"
-    assert len(used) == 2, f"there were {len(used)} convolutions; both layers should be one"
+    assert len(used) == 2, (
+        f"there were {len(used)} convolutions; each layer should be one, two in all"
+    )
 
 
 def check_unit(favourites, names, seed=0):
@@ -159,6 +166,7 @@ def check_unit(favourites, names, seed=0):
     says[0] += 3
     says[1] -= 9  # far below: the highest are asked for, not the farthest
     says[4] = says[0] - 0.001  # of the same word, which comes twice, at the top
+    says[3] = says[0] + 1  # the highest is not the first
     words = [f"word {number % 4}" for number in range(rows)]  # some come more than once
     unit = units - 1
 
@@ -166,7 +174,10 @@ def check_unit(favourites, names, seed=0):
         return [words[row] for row in column.argsort(descending=order)[:count].tolist()]
 
     right = by(says[:, unit])
-    found = favourites(says.clone(), list(words), unit, count)
+    with explained(
+        f"{count} of {rows} words were asked for: use `count`", RuntimeError, IndexError
+    ):
+        found = untouched(favourites, says, words, unit, count)
     assert isinstance(found, list | tuple) and all(isinstance(word, str) for word in found), (
         f"return a list of words, not {found!r}"
     )

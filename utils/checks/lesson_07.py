@@ -4,7 +4,15 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch.nn import functional as F
 
-from utils.checks.diagnose import check_answers, diagnose, noise, sizes, unpack
+from utils.checks.diagnose import (
+    check_answers,
+    diagnose,
+    explained,
+    noise,
+    sizes,
+    unpack,
+    untouched,
+)
 from utils.model import SCHEMES, AttentionStep, Block, PreNorm, Step
 
 
@@ -32,10 +40,10 @@ def check_copies(copies, seed=0):
     }
     answers = copies(t, h, w)
     hints = {
-        "space": "every frame is a group, has one copy, and the copy sees its patches (the class token is no patch)",
-        "joint": "there is one group",
-        "rows": "every row of every frame is a group",
-        "time as in the paper": "every place is a group of t patches, and has a copy",
+        "space": "how many frames are there, and how many patches in one? (The class token is no patch)",
+        "joint": "how many groups does a clip have when all meet all?",
+        "rows": "how many rows are there in the whole clip?",
+        "time as in the paper": "who meets in time attention, and how many such groups are there?",
     }
     hints = {key: f"{hint} (t = {t}, h = {h}, w = {w})" for key, hint in hints.items()}
     check_answers(answers, right, hints)
@@ -74,7 +82,7 @@ def _check_class_update(update, pattern, seed, wrong_patterns):
         seen.append(tokens)
         return attention(tokens)
 
-    found = unpack(update(patches.clone(), cls.clone(), watched), "the patches", "the class token")
+    found = unpack(untouched(update, patches, cls, watched), "the patches", "the class token")
     n = right[0][0].numel() // d // (len(rearrange(patches, f"b t h w d -> {pattern} d")) // b)
     if len(seen) == 1:
         assert seen[0].shape[1] == 1 + n, (
@@ -136,6 +144,11 @@ def check_clips_are_apart(clips_are_apart, broken_update, seed=0):
         update, copies = good(patches, cls, attention)
         return update, copies + cls.mean(0, keepdim=True)
 
+    def only_last_frame_mixed(patches, cls, attention):
+        update, copies = good(patches, cls, attention)
+        others = patches.roll(1, 0)[:, -1:]
+        return torch.cat([update[:, :-1], update[:, -1:] + others], dim=1), copies
+
     def verdict(update):
         found = clips_are_apart(update)
         assert found is not None, "nothing is returned; return True or False"
@@ -161,6 +174,9 @@ def check_clips_are_apart(clips_are_apart, broken_update, seed=0):
         "your test accepts an update that mixes the clips' patches: change the second clip's, "
         "and compare the first clip's"
     )
+    assert not verdict(only_last_frame_mixed), (
+        "your test accepts an update that mixes the clips in their last frame only: compare all frames"
+    )
 
 
 @torch.no_grad()
@@ -183,7 +199,7 @@ def check_assembled_block(space_step, divided_block, seed=0):
     reference = AttentionStep(dim, heads, Step("(b t) (h w)"))
     _match(step.attention, reference.attention, "SpaceStep's attention")
     right = reference(patches, cls)
-    found = unpack(step(patches.clone(), cls.clone()), "the patches", "the class token")
+    found = unpack(untouched(step, patches, cls), "the patches", "the class token")
     for name, ours, theirs, came in zip(("patches", "class token"), right, found, (patches, cls)):
         part = name == "class token"
         unnormed = _class_update(patches, cls, step.attention.fn, "(b t) (h w)")[part]
@@ -235,12 +251,18 @@ def check_assembled_block(space_step, divided_block, seed=0):
         "the space step has its skip connection inside: you add the patches twice": finish(x + time(patches, cls)[0], c),
         "the class token from before the space step went into the MLP": (x + mlp(x), cls + mlp(cls)),
     }  # fmt: skip
-    found = unpack(block(patches.clone(), cls.clone()), "the patches", "the class token")
+    found = unpack(untouched(block, patches, cls), "the patches", "the class token")
     for part, name in enumerate(("patches", "class token")):
         wrong = {message: value[part] for message, value in mistakes.items()}
         if part:  # the patches were right, so they went through it
             del wrong["the MLP is missing"]
         diagnose(found[part], finish(x, c)[part], wrong, f"DividedBlock's {name}")
+    hint = "the block computes the right numbers, but cannot be trained: x = x + y makes a new tensor, x += y does not"
+    with torch.enable_grad(), explained(hint, RuntimeError):
+        x, c = block(patches, cls)
+        (x.sum() + c.sum()).backward()
+    asleep = [name for name, parameter in block.named_parameters() if parameter.grad is None]
+    assert not asleep, f"no gradient comes to {asleep[0]}: no detach, no no_grad"
 
 
 def _match(part, reference, name):

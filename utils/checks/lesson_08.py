@@ -9,6 +9,7 @@ from utils.checks.diagnose import (
     check_answers,
     check_shape,
     diagnose,
+    explained,
     noise,
     numbers,
     sizes,
@@ -26,7 +27,11 @@ def check_groups_and_tokens(groups_and_tokens, seed=0):
     for pattern in AXES:
         folded, attending = re.match(r"\(?([bthw ]+?)\)? \(?([thw ]+)\)?$", pattern).groups()
         right = tuple(rearrange(torch.empty(1, t, h, w), f"b t h w -> {pattern}").shape)
-        found = unpack(groups_and_tokens(folded, attending, t, h, w), "groups", "tokens")
+        with explained(
+            "the first part names b, too: it counts clips, and of one clip there is 1", KeyError
+        ):
+            found = groups_and_tokens(folded, attending, t, h, w)
+        found = unpack(found, "groups", "tokens")
         found = tuple(whole(number, "groups and tokens") for number in found)
         told = f'"({folded}) ({attending})" with {t} frames of {h} x {w}: {found[0]} groups of {found[1]} tokens'
         assert found != right[::-1] or found == right, (
@@ -124,7 +129,10 @@ def check_scores(scores, frames_until, seed=0):
 
     told = f"for {t} frames of {h} x {w}"
     wrong = {
-        "space": {"the class token is one token more in each frame": t * n**2},
+        "space": {
+            "the class token is one token more in each frame": t * n**2,
+            "the class token is one token more: add it before you square": t * (1 + n**2),
+        },
         "joint": {
             "the class token is one token more": (t * n) ** 2,
             "there is one group, the whole clip": t * joint(t),
@@ -140,6 +148,10 @@ def check_scores(scores, frames_until, seed=0):
         "axial": {
             "the step over columns is missing": time(t) + t * h * (1 + w) ** 2,
             "each row and each column gets a copy of the class token": time(t) + t * h * w**2 + t * w * h**2,
+            "rows get a copy of the class token, too": time(t) + t * h * w**2 + t * w * (1 + h) ** 2,
+            "columns get a copy of the class token, too": time(t) + t * h * (1 + w) ** 2 + t * w * h**2,
+            "a row holds w patches, a column h": time(t) + t * h * (1 + h) ** 2 + t * w * (1 + w) ** 2,
+            "every frame has its rows and columns": time(t) + h * (1 + w) ** 2 + w * (1 + h) ** 2,
             "the class token takes no part in time steps":
                 n * (1 + t) ** 2 + t * h * (1 + w) ** 2 + t * w * (1 + h) ** 2,
         },
@@ -164,6 +176,12 @@ def check_scores(scores, frames_until, seed=0):
         "the class token counts, too": next(t for t in range(1, 1000) if t * n >= times * (t + n)),
     }
     diagnose(frames_until(times, h, w), first, wrong, f"frames_until({times}, {h}, {w})")
+    n, h, w, times = 16, 4, 4, 15  # near h · w it takes many frames
+    first = next(t for t in range(1, 1000) if joint(t) >= times * (time(t) + space(t)))
+    diagnose(frames_until(times, h, w), first, {}, f"frames_until({times}, {h}, {w})")
+    n, h, w, times = 4, 2, 2, 1  # and one frame may do
+    first = next(t for t in range(1, 1000) if joint(t) >= times * (time(t) + space(t)))
+    diagnose(frames_until(times, h, w), first, {}, f"frames_until({times}, {h}, {w})")
 
 
 def check_read_reach(read_reach):

@@ -13,6 +13,7 @@ from utils.checks.diagnose import (
     check_shape,
     close,
     diagnose,
+    explained,
     noise,
     numbers,
     sizes,
@@ -24,7 +25,7 @@ from utils.model import TimeSformer, count_parameters
 
 def check_parameters(parameters, seed=0):
     """`parameters(…)` counts a divided TimeSformer with the plain MLP, part by part."""
-    classes, frames, side, d = sizes(4, seed, of=(11, 5, 3, 6))
+    classes, frames, side, d = sizes(4, seed, of=(11, 5, 4, 6))
     depth, patch = 3 + seed % 2, 4  # with two blocks, two d of this would look like two d of that
     with torch.device("meta"):
         model = TimeSformer(
@@ -37,6 +38,7 @@ def check_parameters(parameters, seed=0):
         "the three norms of a block are missing": right - depth * 6 * d,
         "a block has three norms, one in front of each attention and one in front of the MLP": right - depth * 2 * d,
         "the last norm is missing": right - 2 * d,
+        "the norms of a block have a weight and a bias each": right - depth * 3 * d,
         "the head has biases too": right - classes,
         "a vector of d numbers is missing: the class token, or the bias of the patch map": right - d,
         "the bias of the d → 3d layers is missing": right - depth * 6 * d,
@@ -98,7 +100,9 @@ def check_forward(forward, seed=0):
             "normalise once: the norm stands inside the loop, too": head(norm(often)),
             "the norm comes before the head, not after it": F.layer_norm(head(last[1]), (5,)),
         }  # fmt: skip
-        found = forward(video, model.embedding, model.blocks, norm, head)
+        hint = "embedding and blocks return patches first, then the class token; the norm stands before the head"
+        with explained(hint, RuntimeError, ValueError):
+            found = forward(video, model.embedding, model.blocks, norm, head)
         diagnose(found, model(video), wrong, "the logits")
 
 
@@ -228,22 +232,25 @@ def check_fuse(fuse, seed=0):
             weights[f"{prefix}{layer}.bias"] = noise(dim, seed=10 * i + j + 5)
     for j, layer in enumerate(("query", "key", "value")):  # a prefix that holds a layer's name
         weights[f"query_path.0.{layer}.weight"] = noise(dim, dim, seed=60 + j)
+        weights[f"query_path.0.{layer}.bias"] = noise(dim, seed=70 + j)
     weights["old_key.weight"] = noise(dim, dim, seed=97)
     weights["query_norm.weight"] = noise(dim, seed=99)
     weights["value.scale.weight"] = noise(dim, seed=98)
+    weights["cls_token"] = noise(dim, seed=96)  # a name without a point
     given = dict(weights)
-    try:
+    hint = (
+        "the layer is the last part but one of a name; a part before it may hold the same word, as in "
+        "query_path.0.query.weight, and a name may have one part only, as cls_token"
+    )
+    with explained(hint, KeyError, IndexError):
         found = fuse(weights)
-    except KeyError as error:
-        raise AssertionError(
-            f"you look for a name that is not there: {error}. The layer is the last part but one of a name; a part "
-            "before it may hold the same word, as in query_path.0.query.weight"
-        ) from error
     assert isinstance(found, dict), f"return a dict, not {type(found).__name__}"
     assert list(weights) == list(given), "the dict that came in was changed: build a new one"
     right = {}
     for name, tensor in given.items():
-        start, layer, last = re.fullmatch(r"((?:.*\.)?)([^.]+)\.(weight|bias)", name).groups()
+        start, layer, last = re.fullmatch(
+            r"((?:.*\.)?)([^.]+)\.(weight|bias)|cls_token", name
+        ).groups()
         if layer == "query":
             right[f"{start}qkv.{last}"] = torch.cat(
                 [given[f"{start}{p}.{last}"] for p in ("query", "key", "value")]

@@ -10,9 +10,11 @@ from torch.nn import functional as F
 from utils.checks.diagnose import (
     check_answers,
     diagnose,
+    explained,
     noise,
     number,
     unpack,
+    untouched,
 )
 from utils.checks.puzzles import RUNS
 from utils.motion import make_clips
@@ -169,7 +171,7 @@ def _check_train_step(train_step, clip, seed):
 
     def prepared():
         model = _Small(seed)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=0.3)
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, 0.7)  # left over from another step
         torch.manual_seed(seed)
@@ -192,10 +194,17 @@ def _check_train_step(train_step, clip, seed):
         optimizer.step()
         return model.linear.weight.detach(), loss.item()
 
+    def by_hand():
+        model, optimizer = prepared()
+        optimizer.zero_grad()
+        F.cross_entropy(model.train()(inputs), targets).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        return (model.linear.weight - model.linear.weight.grad).detach()
+
     model, optimizer = prepared()
     model.eval()  # as an evaluation leaves it
     start = model.linear.weight.detach().clone()
-    loss = train_step(model, optimizer, inputs, targets, clip)
+    loss = untouched(train_step, model, optimizer, inputs, targets, clip)
     assert model.modes, "the model was not called"
     assert model.modes[-1], "the model ran in eval mode: put it into training mode first"
     assert not isinstance(loss, torch.Tensor), "return the loss as a number: loss.item()"
@@ -209,14 +218,20 @@ def _check_train_step(train_step, clip, seed):
         "old gradients are added in, and nothing is clipped": variant(forget=False, clip_it=False)[0],
         "limit the norm of all gradients together, not each number": variant(values=True)[0],
         "the gradients are there twice: call backward once": variant(twice=True)[0],
+        "let the optimiser step: it does more than subtract gradients": by_hand(),
     }  # fmt: skip
     diagnose(model.linear.weight, after, wrong, "the weights after the step")
 
 
 def check_accuracy(accuracy, seed=0):
     """`accuracy(model, clips, labels)` is a share, measured in eval mode, leaving no trace."""
+    for count in (37, 23):  # two numbers that no batch divides
+        _check_accuracy(accuracy, count, seed)
+
+
+def _check_accuracy(accuracy, count, seed):
     rng = np.random.default_rng(seed)
-    clips = rng.integers(0, 256, (40, 2, 4, 4, 3), dtype=np.uint8)
+    clips = rng.integers(0, 256, (count, 2, 4, 4, 3), dtype=np.uint8)
     torch.manual_seed(seed)
 
     class Model(nn.Module):
@@ -238,20 +253,21 @@ def check_accuracy(accuracy, seed=0):
     labels = logits.argmax(-1).numpy()
     off = 10 + seed % 5
     labels[:off] = (labels[:off] + 1) % 4
-    right = 1 - off / 40
+    right = 1 - off / count
     model.tracked.clear()
     for mode in (True, False):
         model.train(mode)
-        found = number(accuracy(model, clips, labels), "the accuracy")
+        with explained("argmax goes over the classes, the last axis", ValueError, RuntimeError):
+            found = number(untouched(accuracy, model, clips, labels), "the accuracy")
         wrong = {
-            "a share is between 0 and 1; you return a number of clips": right * 40,
+            "a share is between 0 and 1; you return a number of clips": right * count,
             "a share is between 0 and 1; you return per cent": right * 100,
             "that is the share of mistakes": 1 - right,
             "take the most probable class, not the least": (
                 logits.argmin(-1).numpy() == labels
             ).mean(),
         }
-        but = "is dropout off while you measure, and is argmax over the classes?"
+        but = "is dropout off while you measure, and does every clip count, and once?"
         diagnose(found, right, wrong, "the accuracy", but)
         assert model.training == mode and model.dropout.training == mode, (
             f"the model came in {'training' if mode else 'eval'} mode and should leave in it, with all its parts: model.train(mode)"
@@ -277,7 +293,7 @@ def check_training_curves(read_curves):
     right = {name: letter[what] for name, (what, _) in names.items()} | {"no further than": 0.5}
     hints = {name: hint for name, (_, hint) in names.items()}
     hints["no further than"] = (
-        "the pair is known (left or right, up or down, approach or recede), the rest is a coin"
+        "what of the six motions can still be seen when frames have no order? And what is left to guess?"
     )
     check_answers(read_curves(), right, hints)
 
@@ -311,7 +327,7 @@ def _check_train_step_in_parts(step, clip, seed):
 
     def run(take):
         model = _Watched(seed)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.3)
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, 0.7)  # left over from another step
         model.eval()
@@ -320,7 +336,7 @@ def _check_train_step_in_parts(step, clip, seed):
     def share(n):
         return n / clips
 
-    def variant(weight=share, forget="once", clipping="once", stepping="once"):
+    def variant(weight=share, forget="once", clipping="once", stepping="once", limit=clip):
         def take(model, optimizer):
             if forget == "once":
                 optimizer.zero_grad()
@@ -333,13 +349,15 @@ def _check_train_step_in_parts(step, clip, seed):
                 if stepping != "once":
                     optimizer.step()
             if clipping == "once":
-                nn.utils.clip_grad_norm_(model.parameters(), clip)
+                nn.utils.clip_grad_norm_(model.parameters(), limit)
             if stepping != "each":
                 optimizer.step()
 
         return run(take)[0].linear.weight.detach()
 
-    model, loss = run(lambda model, optimizer: step(model, optimizer, list(parts), clip))
+    given = list(parts)
+    model, loss = run(lambda model, optimizer: step(model, optimizer, given, clip))
+    assert len(given) == len(parts), "the list of parts was changed: go through it, do not empty it"
     assert all(mode for _, mode in model.seen), "put the model into training mode first"
     counts = [n for n, _ in model.seen]
     assert max(counts, default=0) < clips, "the whole batch went through at once; take part by part"
@@ -355,6 +373,8 @@ def _check_train_step_in_parts(step, clip, seed):
         "only the last part's gradients are left: forget once, before the parts, not for each": variant(forget="each"),
         "the gradients are not limited before they are used": variant(clipping="never"),
         "clip once, when all parts' gradients are added up, not for each part": variant(clipping="each"),
+        "limit the norm to the clip_norm that is given": variant(limit=1.0),
+        "parts need not be equally large: count all clips": variant(lambda n: n / len(parts) / len(parts[0][1])),
         "one step at the end, not one for each part": variant(stepping="each"),
         "one step at the end, none for each part": variant(stepping="each and at the end"),
         "each part is clipped and makes a step of its own: both once, at the end": variant(clipping="each", stepping="each"),
@@ -362,7 +382,7 @@ def _check_train_step_in_parts(step, clip, seed):
             variant(forget="each", clipping="each", stepping="each"),
     }  # fmt: skip
     diagnose(model.linear.weight, variant(), wrong, f"the weights after the step, with clip_norm = {clip}",
-             "forget once before the parts, then let the gradients add up")  # fmt: skip
+             "forget once, let the gradients of all parts add up, each clip with the same weight, clip once, step once")  # fmt: skip
     start = _Watched(seed)
     means = [F.cross_entropy(start(x), y).item() for x, y in parts]
     right = sum(mean * len(y) for mean, (_, y) in zip(means, parts)) / clips

@@ -15,6 +15,7 @@ from utils.checks.diagnose import (
     numbers,
     sizes,
     unpack,
+    untouched,
 )
 
 
@@ -25,7 +26,9 @@ def check_softmax_by_hand(by_hand):
     right = math.exp(3) / (math.exp(3) + 1)
     assert abs(float(a) - (1 - right)) > 0.01, "(a) that is the other class's probability"
     assert abs(float(a) - 1) > 1e-6, "(a) the other class has a logit of 0, and e⁰ is 1, not 0"
-    assert abs(float(a) - right) < 0.006, f"(a) {float(a):.2f} is not right: e³ / (e³ + e⁰)"
+    assert abs(float(a) - right) < 0.006, (
+        f"(a) {float(a):.2f} is not right: whose e-powers are added up below the line?"
+    )
     b = numbers(b, "(b)")
     check_shape(b, (3,), "(b)")
     assert b[2] == 0, "(b) the last logit should be 0"
@@ -33,7 +36,7 @@ def check_softmax_by_hand(by_hand):
     told = ", ".join(f"{value:.2f}" for value in found.tolist())
     wanted = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
     assert (found - wanted).abs().max() < 0.01, (
-        f"(b) your logits give {told}: twice the probability is a logit larger by ln 2"
+        f"(b) your logits give {told}: which difference of logits makes one probability twice the other?"
     )
     assert abs(float(c) - right) < 0.006, (
         "(c) softmax sees differences: the same number added to all logits changes nothing"
@@ -56,7 +59,7 @@ def check_softmax(softmax, seed=0):
     wrong["each clip's shares should sum to 1, over its classes"] = shifted / shifted.sum(
         0, keepdim=True
     )
-    diagnose(softmax(logits), logits.softmax(-1), wrong, "the shares")
+    diagnose(untouched(softmax, logits), logits.softmax(-1), wrong, "the shares")
     many = noise(2, n, classes, seed=seed)
     diagnose(softmax(many), many.softmax(-1), {}, "the shares for (b, n, classes)")
     diagnose(softmax(many[0, 0]), many[0, 0].softmax(-1), {}, "the shares for one row")
@@ -71,6 +74,11 @@ def check_softmax(softmax, seed=0):
 
 def check_hide(hide, lost, seed=0):
     """`hide(clip, row, column, size)` covers a tile; `lost(share, clip, size)` what each one costs."""
+    for its_seed in (seed, seed + 1):  # two sizes: none is to be taken for granted
+        _check_hide(hide, lost, its_seed)
+
+
+def _check_hide(hide, lost, seed):
     t, rows, columns, size = sizes(4, seed, of=(2, 3, 4, 5))
     rng = np.random.default_rng(seed)
     clip = rng.integers(0, 100, (t, rows * size, columns * size, 3), dtype=np.uint8)
@@ -159,9 +167,7 @@ def _check_best_temperature(best_temperature, stretch, seed):
         return F.cross_entropy(stretched / temperature, labels).item()
 
     right = min(candidates, key=loss)
-    given = list(candidates)
-    found = best_temperature(stretched, labels, given)
-    assert given == candidates, "the list of candidates was changed: work on a copy"
+    found = untouched(best_temperature, stretched, labels, candidates)
     found = number(found, "the best temperature")
     assert any(abs(found - candidate) < 1e-6 for candidate in candidates), (
         f"one of the candidates, not {found}"
@@ -239,7 +245,8 @@ def check_calibration(calibration_error, seed=0):
             "that compares the means over all clips; compare within bins": overall,
             "use the number of bins that is asked for": _calibration_error(probabilities, labels, 10),
         }  # fmt: skip
-        found = number(calibration_error(probabilities, labels, bins=bins), "the calibration error")
+        found = untouched(calibration_error, probabilities, labels, bins=bins)
+        found = number(found, "the calibration error")
         assert found == found, (
             "the error is not a number: a bin without clips has no mean, so pass it over"
         )
@@ -269,7 +276,7 @@ def check_two_views(two_views, seed=0):
     wrong["only the mirrored probabilities need putting back, not the plain ones"] = (
         plain[:, swap] + mirrored
     ) / 2
-    diagnose(two_views(plain.clone(), mirrored.clone()), right, wrong, "the averaged probabilities")
+    diagnose(untouched(two_views, plain, mirrored), right, wrong, "the averaged probabilities")
 
 
 def check_rollout(rollout, share_of_patches, seed=0):
@@ -310,8 +317,8 @@ def check_rollout(rollout, share_of_patches, seed=0):
     }
     given = [matrix.clone() for matrix in matrices]
     diagnose(rollout(given), right, wrong, "the rollout")
-    assert all(torch.equal(one, other) for one, other in zip(given, matrices)), (
-        "the matrices that came in were changed: work on new ones"
+    assert len(given) == len(matrices) and all(map(torch.equal, given, matrices)), (
+        "the matrices that came in, or their list, were changed: work on new ones"
     )
     wrong = {
         "a row says at whom the class token looks; you take the column": right[1:, 0]
@@ -320,7 +327,7 @@ def check_rollout(rollout, share_of_patches, seed=0):
         "without the class token's share of itself": right[0],
     }
     diagnose(
-        share_of_patches(right),
+        untouched(share_of_patches, right),
         right[0, 1:] / right[0, 1:].sum(),
         wrong,
         "the shares of the patches",

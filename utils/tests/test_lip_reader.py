@@ -182,6 +182,13 @@ def test_fresh_sentences_are_those_that_were_only_trained_on():
     assert not set(seen[0][1]) & set(seen[1][1])
 
 
+def test_fresh_sentences_were_asked_with_the_kept_recipes():
+    stored = json.loads(lip_reader.FRESH.read_text(encoding="utf-8"))
+    assert stored["kept"] == json.loads(json.dumps(LIPS_KEPT)) and stored["data"] == fingerprint()
+    assert [row["fold"] for row in stored["rows"]] == list(range(lip_reader.FOLDS))
+    assert all(row["words"] == 750 for row in stored["rows"])
+
+
 def test_fresh_words_are_asked_once(tiny, monkeypatch):
     words = lips.words("train")  # of five sentences; what is left beside the asked one is learned
     monkeypatch.setattr(lips, "words", lambda split=None: words)
