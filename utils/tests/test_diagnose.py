@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from utils.checks.diagnose import check_answers, diagnose, number, refuses, sizes, unpack, whole
+from utils.checks.diagnose import (
+    check_answers,
+    diagnose,
+    explained,
+    number,
+    refuses,
+    sizes,
+    unpack,
+    untouched,
+    whole,
+)
 
 RIGHT = torch.tensor([1.0, 2.0, 3.0])
 WRONG = {"you doubled it": 2 * RIGHT, "twice too much": 2 * RIGHT, "turned round": RIGHT.flip(0)}
@@ -107,3 +117,34 @@ def test_a_table_of_answers(change, words):
         check_answers(ANSWERS | change, ANSWERS, {"moves": "think again"})
     with pytest.raises(AssertionError, match="return the dict"):
         check_answers(list(ANSWERS), ANSWERS)
+
+
+def test_what_came_in_must_stay_as_it_was():
+    x, names = torch.ones(3), ["a", "b"]
+    assert torch.equal(untouched(lambda x: x + 1, x), x + 1)
+    assert untouched(lambda x, names: names[::-1], x, names) == ["b", "a"]
+    with pytest.raises(AssertionError, match="^what came in was changed"):
+        untouched(lambda x: x.add_(1), x)
+    with pytest.raises(AssertionError, match="argument number 2, which came in, was changed"):
+        untouched(lambda x, names: names.pop(), x, names)
+    with pytest.raises(AssertionError, match="was changed"):
+        untouched(lambda clip: clip.fill(0), np.ones((2, 2)))
+    assert torch.equal(x, torch.ones(3)) and names == ["a", "b"]  # it works on copies
+
+
+def test_an_error_is_explained_and_what_is_not_written_stays_so():
+    with pytest.raises(AssertionError, match="your answer fails: 'b'. Look for the letter"):
+        with explained("look for the letter", KeyError):
+            {}["b"]
+    with (
+        pytest.raises(NotImplementedError),
+        explained("a RuntimeError, as it happens", RuntimeError),
+    ):
+        raise NotImplementedError
+    with pytest.raises(TypeError), explained("another kind", ValueError):
+        len(3)
+
+
+def test_a_secret_result_is_not_told():
+    with pytest.raises(AssertionError, match="^the share: 0.5 is not right. Count again$"):
+        diagnose(0.5, 0.25, {}, "the share", "count again", secret=True)
