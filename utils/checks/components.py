@@ -154,7 +154,7 @@ def check_feedforward(feedforward, seed=0):
 
 def check_attend(attend, seed=0):
     """`attend(q, k, v)` is softmax(q kᵀ / √d) v."""
-    for its_seed in (seed, seed + 1):  # two sizes: none is to be taken for granted
+    for its_seed in (seed, seed + 2):  # two sizes: none is to be taken for granted
         _check_attend(attend, its_seed)
 
 
@@ -194,7 +194,7 @@ def _check_attend(attend, seed):
 
 def check_attention(attention, seed=0):
     """`attention(dim, heads)` builds multi-head self-attention over (groups, tokens, dim)."""
-    for its_seed in (seed, seed + 1):  # two sizes: none is to be taken for granted
+    for its_seed in (seed, seed + 2):  # two sizes: none is to be taken for granted
         _check_attention(attention, its_seed)
 
 
@@ -244,10 +244,7 @@ def _check_attention(attention, seed):
 
 def check_to_patches(to_patches, seed=0):
     """`to_patches(video, patch_size)` cuts (b, t, c, height, width) into (b, t, h, w, c * patch²)."""
-    for its_seed in (
-        seed,
-        seed + 1,
-    ):  # two sizes and numbers of colours: none is to be taken for granted
+    for its_seed in (seed, seed + 1, seed + 2):  # three sizes: none is to be taken for granted
         _check_to_patches(to_patches, its_seed)
 
 
