@@ -5,7 +5,7 @@ from einops import EinopsError
 from torch import nn
 from torch.nn import functional as F
 
-from utils.checks.diagnose import (  # fmt: skip
+from utils.checks.diagnose import (
     check_dropout,
     check_shape,
     close,
