@@ -55,11 +55,11 @@ WRONG = {
     "02-read-maps": "def read_maps():\n    return {}",
     "02-chunks": "def attend_in_chunks(q, k, v, size):\n    return q",
 }
-# right for the visible check, which has five tokens
+# right for the visible check, which has five tokens and then three
 NARROW = {
     "02-causal": """\
 def attend_to_the_past(q, k, v):
-    past = torch.ones(5, 5, dtype=torch.bool).tril()
+    past = {n: torch.ones(n, n, dtype=torch.bool).tril() for n in (3, 5)}[q.shape[-2]]
     return (q @ k.mT / q.shape[-1]**0.5).masked_fill(~past, -torch.inf).softmax(-1) @ v
 """
 }
