@@ -1,5 +1,7 @@
 """Checks of the exercises of lesson 13: leaks, windows, and a model that beats the rule of length."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -37,7 +39,7 @@ def _check_lip_window(window, total, num_frames):
     words = (
         (17.0, 23.25),
         (20.5, 28.0),
-        (0.5, 3.0),
+        (1.0, 3.5),
         (total - 4.25, total - 0.5),
     )  # no start falls on a half
     for first, end in words:
@@ -54,16 +56,23 @@ def _check_lip_window(window, total, num_frames):
                 np.arange(num_frames) + min(max(start, 0), total - num_frames),
             "round once, when num_frames / 2 has been subtracted":
                 (frames - start + round((first + end) / 2) - num_frames // 2).clip(0, total - 1),
+            "round to the nearest frame, not down":
+                (frames - start + math.floor((first + end) / 2 - num_frames / 2)).clip(0, total - 1),
             "half the window comes before the middle: num_frames / 2, not 6": (frames - start + round((first + end) / 2 - 6)).clip(0, total - 1),
             "the middle is (first + end) / 2, not half the length": (frames - start + round((end - first) / 2 - num_frames / 2)).clip(0, total - 1),
-            "round to the nearest frame, do not cut off": (frames - start + int((first + end) / 2 - num_frames / 2)).clip(0, total - 1),
+            "round to the nearest frame, do not cut off":
+                (frames - start + int((first + end) / 2 - num_frames / 2)).clip(0, total - 1),
             "there is no such frame: repeat the outermost one": frames,
             "the last frame has the number total - 1": frames.clip(0, total),
             "stretched from the first frame to the last, it shows how long the word is":
                 np.linspace(first, end, num_frames).round(),
         }  # fmt: skip
         told = f"the window of a word from {first} to {end} in {total} frames"
-        diagnose(window(first, end, total, num_frames), frames.clip(0, total - 1), wrong, told)
+        found = window(first, end, total, num_frames)
+        diagnose(found, frames.clip(0, total - 1), wrong, told)
+        assert np.asarray(found).dtype.kind in "iu", (
+            f"{told}: the numbers are right, but of the kind {np.asarray(found).dtype}; an index is a whole number"
+        )
 
 
 def check_by_length(by_length, seed=0):
@@ -80,6 +89,8 @@ def check_by_length(by_length, seed=0):
         ),
         ([(6, "set"), (6, "lay"), (9, "bin")], 7, "lay"),  # equally common: the alphabet
         ([(2, "at"), (7, "with"), (7, "by"), (7, "by"), (2, "at"), (2, "at")], 30, "by"),
+        ([(4, "at"), (4, "by"), (4, "by"), (9, "at"), (9, "at")], 4, "by"),  # counted there only
+        ([(4, "at"), (4.25, "by"), (4.25, "by")], 4, "at"),  # near is not nearest
     ]
     rng = np.random.default_rng(seed)
     if seed:
@@ -106,12 +117,17 @@ def check_by_length(by_length, seed=0):
         told = f"for length {length} the rule should say {right!r}, it says {found!r}"
         far = min(abs(other - length) for other, _ in train)
         near = [word for other, word in train if abs(other - length) == far]
+        rounded = [word for other, word in train if round(abs(other - length)) == round(far)]
         if near.count(found) == near.count(right):
             told += "; both are equally common: take the first in the alphabet"
+        elif found in near and words.count(found) > words.count(right):
+            told += "; count how common a word is among those that are as near, and not in all of training"
+        elif len(rounded) > len(near) and rounded.count(found) > rounded.count(right):
+            told += "; only the nearest count, to the last quarter of a frame: do not round"
         elif found == commonest:
             told += "; that is the commonest of all words, whatever its length"
         elif found == nearest[1]:
-            told += "; that is one word of the nearest length: take the commonest of all that are as near"
+            told += "; that is one word of the nearest length: take the commonest of all that are as near, shorter and longer"
         raise AssertionError(told)
 
 
@@ -134,7 +150,7 @@ def check_reader(model, needed=2 / 3):
     length = lips.guess_by_length(lips.words("train", "colour"), words) == labels
     assert right >= needed, (
         f"{right:.0%} of the colours are right; the rule of length has {length.mean():.0%}, and {needed:.0%} are "
-        "asked for. Does the model get lips.channels, with the change in it? Are there enough epochs?"
+        "asked for. Your model was shown lips.channels(windows): was it trained on these? For enough epochs?"
     )
     print(f"{right:.0%} of {len(words)} colours right; by length alone {length.mean():.0%}")
 
@@ -152,6 +168,10 @@ def check_read_sentence(read, sure, seed=0):
         f"return words, not their numbers: {found!r}"
     )
     found = [str(word) for word in found]
+    within = [lips.CLASSES[row[mask].argmax()] for row, mask in zip(shares, possible)]
+    assert found != within, (
+        "that is the place of a word within its slot, and lips.CLASSES wants its place among all 51"
+    )
     freely = [lips.CLASSES[k] for k in shares.argmax(axis=1)]
     assert found != freely, (
         "those are the likeliest of all 51 words: in each window only the words of its slot are possible"

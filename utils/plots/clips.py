@@ -147,19 +147,22 @@ def subtitles(frames, words, answers, width=240, every=3):
 def timeline(total, choices, words=()):
     """Which frames each way of sampling takes: `choices` maps a name to frame indices.
 
-    `words` (of `lips.words`) are drawn above, each from its first frame to its end.
+    `words` (of `lips.words`) are drawn above, each from its first frame to its end. Names that differ only
+    behind a comma ("random, seed 1") are one way, in one colour. A frame stands at its middle.
     """
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(choices) + (1.4 if words else 0.9)))
     for word in words:
         axes.barh(-1, word.end - word.first, left=word.first, height=0.6, color="#eeeeee", edgecolor="#333333")  # fmt: skip
         axes.text((word.first + word.end) / 2, -1, word.word, ha="center", va="center", fontsize=9)
-        axes.axvspan(word.first, word.end, color="#f4f4f4", zorder=-1)
-    for row, indices in enumerate(choices.values()):
+        axes.axvspan(word.first, word.end, color="#f4f4f4", zorder=-2)
+        axes.vlines((word.first, word.end), -1, len(choices) - 0.5, color="#bbbbbb", linewidth=0.8, zorder=-1)  # fmt: skip
+    ways = list(dict.fromkeys(name.split(",")[0] for name in choices))
+    for row, (name, indices) in enumerate(choices.items()):
         axes.hlines(row, 0, total, color="#cccccc", linewidth=6, zorder=0)
         axes.scatter(
             np.asarray(indices) + 0.5,
             [row] * len(indices),
-            color=COLOURS[row % 6],
+            color=COLOURS[ways.index(name.split(",")[0]) % 6],
             marker="|",
             s=250,
             linewidth=3,

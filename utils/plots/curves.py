@@ -28,6 +28,8 @@ def lines(x, ys, xlabel, ylabel, title=None, log=False, marks=True, size=(7, 3.2
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
+    elif np.issubdtype(as_array(x).dtype, np.integer):
+        axes.locator_params("x", integer=True)  # there is no layer 2.5
     for name, place in (places or {}).items():
         axes.axvline(place, color="#bbbbbb", linewidth=1, zorder=0)
         axes.text(
@@ -102,7 +104,7 @@ def seeds(table, xlabel="accuracy on 1,000 new clips", chance=None, note=None):
             axes.plot(
                 [np.median(values)] * 2, [row - 0.38, row + 0.38], color="black", linewidth=1.5
             )
-            axes.scatter(values, row + spread, color=COLOURS[row % 6], s=28, alpha=0.8, zorder=3)
+            axes.scatter(values, row + spread, color=COLOURS[0], s=28, alpha=0.8, zorder=3)
             if note:
                 axes.text(1.02, row, note.get((variant, task), ""), va="center", fontsize=9,
                           transform=axes.get_yaxis_transform())  # fmt: skip
@@ -175,9 +177,11 @@ def claims(rows, columns=("the paper", "our rule says"), span=(0, 1)):
 
     `rows` are tuples (claim, the paper's gap, values of the better one, of the worse one, verdict); a
     row with None for the values is a heading. Values are shares from 0 to 1; the axis shows `span` of them.
+    The paper's column stays away where no row has a gap of it.
     """
     figure, axes = plt.subplots(figsize=(11, 0.36 * len(rows) + 0.9))
     side = axes.get_yaxis_transform()
+    marks = (-0.15, ASK, "o", "said to be better"), (0.15, "#777777", "^", "the other")
     for row, (claim, paper, better, worse, verdict) in enumerate(rows):
         heading = better is None
         axes.text(-0.11, row, claim, transform=side, ha="right", va="center", fontsize=10, weight="bold" if heading else "normal")  # fmt: skip
@@ -185,11 +189,12 @@ def claims(rows, columns=("the paper", "our rule says"), span=(0, 1)):
             continue
         axes.text(-0.055, row, paper, transform=side, ha="center", va="center", fontsize=9)
         axes.text(1.02, row, verdict, transform=side, va="center", fontsize=9)
-        for values, up, colour, mark in ((better, -0.15, ASK, "o"), (worse, 0.15, "#777777", "^")):
+        for values, (up, colour, mark, _) in zip((better, worse), marks):
             axes.scatter(values, [row + up] * len(values), color=colour, marker=mark, s=24, alpha=0.75, zorder=3)  # fmt: skip
             axes.plot([np.median(values)] * 2, [row + up - 0.14, row + up + 0.14], color="black", linewidth=1.3)  # fmt: skip
         axes.axhline(row + 0.5, color="#eeeeee", linewidth=0.8, zorder=0)
-    for x, text in ((-0.055, columns[0]), (1.02, columns[1])):
+    shown = columns if any(paper for _, paper, *_ in rows) else ("", columns[1])
+    for x, text in zip((-0.055, 1.02), shown):
         axes.text(x, -0.75, text, transform=side, ha="center" if x < 0 else "left", fontsize=9, style="italic")  # fmt: skip
     low, high = span
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(low - 0.02 * (high - low), high + 0.03 * (high - low)), yticks=[])  # fmt: skip
@@ -198,6 +203,15 @@ def claims(rows, columns=("the paper", "our rule says"), span=(0, 1)):
         lambda share, _: f"{share:.0%}".replace("%", " %") if share > 0.001 else "0"
     )
     axes.spines["left"].set_visible(False)
+    key = [axes.scatter([], [], color=colour, marker=mark, s=24, label=name) for _, colour, mark, name in marks]  # fmt: skip
+    axes.legend(
+        handles=key,
+        ncols=2,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        fontsize=9,
+        handletextpad=0.2,
+    )
     axes.set_xlabel("accuracy, one mark a seed; the black tick is the median")
     say(figure, "Claims, and what our seeds say: " + "; ".join(
         f"{claim}: {verdict}" for claim, _, better, _, verdict in rows if better is not None))  # fmt: skip

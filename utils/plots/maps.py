@@ -2,13 +2,11 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from utils.plots.clips import animate
-from utils.plots.style import ASK, SPACE, TIME, as_array, moving, say
+from utils.plots.style import ASK, SPACE, TIME, as_array, say
 
 
 def spotlight(clip, panels, colour="#222222", numbers=None, percent=True, wash=False):
@@ -206,30 +204,28 @@ def confusion(counts, groups, title=None):
     axes.tick_params(length=0)
 
 
-def confusions(counts, classes, titles, still=-1):
-    """Who is taken for whom, again and again: one picture that moves, a matrix per moment.
+def confusions(counts, classes, titles):
+    """Who is taken for whom at several moments: a matrix each, side by side.
 
     Shapes: counts (moments, n, n) whole numbers, rows true, columns said; `titles` one per moment.
     """
     counts = as_array(counts)
-    pictures = []
-    for one, title in zip(counts, titles):
-        figure = Figure(figsize=(4.6, 3.9), dpi=130, layout="constrained")
-        canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    figure, panels = plt.subplots(1, len(counts), figsize=(2.7 * len(counts) + 0.8, 3.3), sharey=True, squeeze=False)  # fmt: skip
+    for axes, one, title in zip(panels[0], counts, titles):
         axes.imshow(one / one.sum(1, keepdims=True), vmin=0, vmax=1, cmap="Blues")
         for row, column in zip(*np.nonzero(one)):
-            axes.text(column, row, one[row, column], ha="center", va="center", fontsize=9,
+            axes.text(column, row, one[row, column], ha="center", va="center", fontsize=8,
                       color="white" if one[row, column] > 0.6 * one[row].sum() else "black")  # fmt: skip
-        axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right")
+        axes.set_xticks(
+            range(len(classes)), classes, rotation=50, ha="right", rotation_mode="anchor"
+        )
         axes.set_yticks(range(len(classes)), classes)
-        axes.set(xlabel="said by the model", ylabel="true", title=title)
+        axes.set(xlabel="said by the model", title=title)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        canvas.draw()
-        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    alt = f"""Who is taken for whom, {len(counts)} moments one after the other: {titles[0]} to {titles[-1]}.
-    Right answers, on the diagonal: {", ".join(f"{np.trace(one) / one.sum():.0%}" for one in counts)}."""
-    return moving(pictures, 700, alt, width=460, still=still)
+    panels[0, 0].set_ylabel("true")
+    right = ", ".join(f"{title} {np.trace(one) / one.sum():.0%}" for title, one in zip(titles, counts))  # fmt: skip
+    say(figure, f"Who is taken for whom, at {len(counts)} moments. Right answers, on the diagonal: {right}.")  # fmt: skip
 
 
 def heat(panels, xlabel=None, ylabel=None, columns=4, label=None, size=2.6, ticks=None):
