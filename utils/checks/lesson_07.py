@@ -5,6 +5,7 @@ from einops import rearrange, reduce, repeat
 from torch.nn import functional as F
 
 from utils.checks.diagnose import (
+    borrowed,
     check_answers,
     diagnose,
     explained,
@@ -82,7 +83,11 @@ def _check_class_update(update, pattern, seed, wrong_patterns):
         seen.append(tokens)
         return attention(tokens)
 
-    found = unpack(untouched(update, patches, cls, watched), "the patches", "the class token")
+    found = untouched(update, patches, cls, watched)
+    assert not isinstance(found, torch.Tensor), (
+        "return two things, what is added to the patches and what is added to the class token; you return one tensor"
+    )
+    found = unpack(found, "the patches", "the class token")
     n = right[0][0].numel() // d // (len(rearrange(patches, f"b t h w d -> {pattern} d")) // b)
     if len(seen) == 1:
         assert seen[0].shape[1] == 1 + n, (
@@ -149,6 +154,13 @@ def check_clips_are_apart(clips_are_apart, broken_update, seed=0):
         others = patches.roll(1, 0)[:, -1:]
         return torch.cat([update[:, :-1], update[:, -1:] + others], dim=1), copies
 
+    def only_the_first_is_mixed(patches, cls, attention):  # the second clip goes its own way
+        update, copies = good(patches, cls, attention)
+        return (
+            torch.cat([update[:1] + patches.roll(-1, 0)[:1], update[1:]]),
+            torch.cat([copies[:1] + cls.roll(-1, 0)[:1], copies[1:]]),
+        )
+
     def verdict(update):
         found = clips_are_apart(update)
         assert found is not None, "nothing is returned; return True or False"
@@ -177,14 +189,27 @@ def check_clips_are_apart(clips_are_apart, broken_update, seed=0):
     assert not verdict(only_last_frame_mixed), (
         "your test accepts an update that mixes the clips in their last frame only: compare all frames"
     )
+    assert not verdict(only_the_first_is_mixed), (
+        "your test accepts an update whose first clip depends on the second: change the *second* clip, "
+        "and compare the *first* one's results"
+    )
 
 
-@torch.no_grad()
 def check_assembled_block(space_step, divided_block, seed=0):
     """`space_step(dim, heads)` and `divided_block(dim, heads)` are modules: patches, class token -> both.
 
-    They are compared with the course's block, which gets their weights.
+    They are compared with the course's block, which gets their weights. They are given a right `space_update`.
     """
+
+    def space_update(patches, cls, attention):
+        return _class_update(patches, cls, attention, "(b t) (h w)")
+
+    with borrowed(space_step.forward, space_update=space_update):
+        _check_assembled_block(space_step, divided_block, seed)
+
+
+@torch.no_grad()
+def _check_assembled_block(space_step, divided_block, seed):
     b, t, h, w = sizes(4, seed, of=(2, 3, 4, 5))
     dim, heads = (6, 8, 12)[seed % 3], 2
     torch.manual_seed(seed)
