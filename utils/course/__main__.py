@@ -66,7 +66,14 @@ def student_copy(given):
 
 
 def grade(given):
-    from utils.grading import grade
+    try:
+        from utils.grading import grade
+    except ModuleNotFoundError as error:
+        if error.name != "utils.grading":
+            raise
+        raise SystemExit(
+            "the grader is not in a students' copy; run it in your private copy"
+        ) from error
 
     grade(given.folder, given.out, given.seconds, given.minutes, given.memory, given.assigned)
 

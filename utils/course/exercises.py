@@ -176,10 +176,16 @@ def set_seeds(first):
     return loops
 
 
-# What a students' copy of the course does not have: solutions, hidden tests, model answers.
-PRIVATE = ("notebooks/exercises/source/", "notebooks/exercises/README.md", "utils/tests/answers/")
+# What a students' copy of the course does not have: solutions, hidden tests, model answers, and the grader
+# with its tests, in which answers and tricks stand.
+PRIVATE = ("notebooks/exercises/source/", "notebooks/exercises/README.md", "utils/tests/answers/", "utils/grading/",
+           "utils/tests/test_exercises.py", "utils/tests/test_grading.py", "utils/tests/test_guard.py")  # fmt: skip
 PAGE = "notebooks/exercises/README.md"
-MAINTAINERS = re.compile(r"^## For maintainers\n.*?(?=^## )", re.M | re.S)  # of README.md
+# of README.md: what is there for instructors and maintainers only
+MAINTAINERS = re.compile(
+    r"^## For maintainers\n.*?(?=^## )|; for instructors \[[^]]*\]\([^)]*\)|, \[grading\]\(utils/grading\)",
+    re.M | re.S,
+)
 NOTE = ".students-copy"  # in a students' copy: the names of the course's own files, a line each
 FOR_STUDENTS = """\
 # Exercises
@@ -188,6 +194,11 @@ One notebook a lesson, in [release](release), each with a Colab badge. Write whe
 `raise NotImplementedError`, run the cell, then run the check right below it: it tells you what
 is wrong. When you are done, choose *Restart kernel and run all cells*, download the notebook
 (in Colab: *File → Download → Download .ipynb*) and hand in that file. Leave the given cells as they are.
+
+Your notebook will be run again from top to bottom, with more tests than you see: a cell has a minute, a notebook
+ten minutes and 4 GB, and neither the network nor other files can be reached. (Your instructor may have set other
+limits.) What the checks compare with can be read in `utils/checks`; whoever does has learned to read, and not yet
+what the exercise is about.
 """
 
 
@@ -257,16 +268,27 @@ def stub(answer):
 
 def publish_solutions(folder, names=None):
     """Write solved exercises to `folder`, to be given to a class: answers, model answers and visible checks,
-    without hidden tests, mark schemes and nbgrader's lines. Returns the files."""
+    without hidden tests, mark schemes and nbgrader's lines. Returns the files.
+
+    Their headings say so, the badge (of the exercise, which is empty) goes, and the lesson's link leads to it on
+    the web, so that they can lie anywhere."""
     folder, written = Path(folder), []
     for name in named(names) or exercises():
         notebook = nbformat.read(source(name), as_version=4)
+        badge = BADGE.search(notebook.cells[0].source)
+        web = f"https://github.com/{badge['repository']}/blob/main/notebooks/"
         for cell in notebook.cells:
             cell.source = MARKING.sub("", visible(cell.source)).rstrip("\n")
+            cell.source = cell.source.replace("](../../../", f"]({web}")
+        head = BADGE.sub("", notebook.cells[0].source)
+        notebook.cells[0].source = head.replace("Exercises:", "Solutions:", 1)
         path = folder / f"{name}_solutions.ipynb"
         write_text(path, nbformat.writes(notebook) + "\n")
         written.append(path)
     return written
+
+
+BADGE = re.compile(r"^\[!\[Open in Colab\]\([^)]*\)\]\([^)]*/github/(?P<repository>[^/]+/[^/]+)/[^)]*\)\n\n", re.M)  # fmt: skip
 
 
 def visible(check):

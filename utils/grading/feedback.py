@@ -11,6 +11,7 @@ import re
 import bleach
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
+from nbformat.v4 import new_output
 from pygments.formatters import HtmlFormatter
 
 from utils.course.exercises import HIDDEN, visible
@@ -96,7 +97,7 @@ def what_it_said(task, run, limits):
     if cells[task.answer] in run.stopped:
         return f"your answer stopped the grader: {run.stopped[cells[task.answer]]}"
     check, answer = (
-        _error(run.notebook.cells[cells[name]], limits) for name in (task.graded, task.answer)
+        error_of(run.notebook.cells[cells[name]], limits) for name in (task.graded, task.answer)
     )
     if check is None:
         return "right"
@@ -130,7 +131,7 @@ def only_hidden_tests_fail(task, run):
     return line is not None and int(line[1]) > cell.source[: hidden.start()].count("\n")
 
 
-def _error(cell, limits):
+def error_of(cell, limits):
     """(kind, message) of the error that a cell ended with, or None."""
     errors = [out for out in cell.get("outputs", []) if out.output_type == "error"]
     if not errors:
@@ -180,6 +181,8 @@ def _body(run):
             )
             for out in cell.outputs:
                 out.traceback = [f"{out.ename}: {out.evalue}"[:LONGEST]]
+            if not cell.outputs and index not in run.stopped:  # the grader keeps errors only
+                cell.outputs = [new_output("stream", name="stdout", text="✓ passed\n")]
         elif index in run.stopped:
             for out in cell.outputs:
                 if out.output_type == "error":

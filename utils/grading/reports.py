@@ -3,7 +3,9 @@
 import hashlib
 import re
 import statistics
+import unicodedata
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +57,11 @@ class Entry:
     def out_of(self):
         """Points at most."""
         return sum(task.points for task in self.exercise.tasks)
+
+    @property
+    def stretch(self):
+        """Points so far for the stretch task."""
+        return sum(self.points.get(task.name) or 0 for task in self.exercise.tasks if task.stretch)
 
 
 def printable(name):
@@ -145,6 +152,11 @@ def _notes(entry, limits):
             f"{name} stopped the grader: {why}; it was taken out, and the rest graded without it",
         ]
     waits = [name for name, points in entry.points.items() if points is None]
+    asked = {name for task in entry.exercise.tasks for name in (task.answer, task.graded)}
+    for number, cell in enumerate(cells, 1):
+        kind, message = feedback.error_of(cell, limits) or (None, None)
+        if kind == "limit" and (name := marks(cell).get("grade_id")) not in asked:
+            notes = [*notes, f"{name or f'cell {number}, their own,'} {message}"]
     for task in entry.exercise.tasks:
         said = "" if task.by_hand else feedback.what_it_said(task, entry.run, limits)
         if said.startswith("took longer"):
@@ -155,9 +167,19 @@ def _notes(entry, limits):
     return notes + [f"{name} is still to be graded by hand" for name in waits]
 
 
+def headline(entry):
+    """An entry's points in words, those for the stretch task apart: "10 of 15 points so far, and on top …"."""
+    core = entry.exercise.core
+    said = f"{entry.total - entry.stretch:g} of {core:g} points" + " so far" * (
+        entry.status == "waiting"
+    )
+    if entry.out_of > core:
+        said += f", and on top {entry.stretch:g} of {entry.out_of - core:g} for the stretch task"
+    return said
+
+
 def _page(entry, limits):
-    core, person = entry.exercise.core, MOODLE.sub("", entry.student)
-    total = f"{entry.total:g} of {core:g} points"
+    person = MOODLE.sub("", entry.student)
     if entry.refused:
         notes = [f"Why: {entry.refused.reason}.", entry.refused.student, *entry.notes]
         return feedback.page(person, entry.exercise.heading, "not graded yet", [], notes, None)
@@ -175,15 +197,30 @@ def _page(entry, limits):
         rows.append(
             (task.title, f"{shown} of {task.points:g}", said, entry.comments.get(task.name, ""))
         )
-    total += " so far" * (entry.status == "waiting")
-    if entry.out_of > core:
-        total += f"; the {entry.out_of - core:g} of the stretch task come on top"
-    given = (person, entry.exercise.heading, total, rows, _notes(entry, limits))
+    given = (person, entry.exercise.heading, headline(entry), rows, _notes(entry, limits))
     try:
         return feedback.page(*given, entry.run)
     except Exception as error:  # an output that cannot be drawn must not cost anybody the page
         entry.notes.append(f"the notebook could not be shown: {type(error).__name__}")
         return feedback.page(*given, None)
+
+
+def _people(entries, unknown):
+    """What students are called in the overview, by the names of their folders.
+
+    Moodle puts a number behind a name, another one in each assignment. It goes, so that all of a person's
+    exercises stand in one row, unless two people of one exercise would have the same name.
+    """
+    short = {student: MOODLE.sub("", student) for student in
+             [*(entry.student for entry in entries), *(student for student, *_ in unknown)]}  # fmt: skip
+    together = Counter((short[entry.student], entry.exercise.name) for entry in entries)
+    shared = {name for (name, _), count in together.items() if count > 1}
+    return {student: student if name in shared else name for student, name in short.items()}
+
+
+def _alphabetical(name):
+    """Ç stands at C."""
+    return "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c)).casefold()  # fmt: skip
 
 
 def _overview(entries, assigned, unknown=()):
@@ -198,16 +235,16 @@ def _overview(entries, assigned, unknown=()):
     counting = [read_exercise(name) for name in assigned] if assigned else list(there.values())
     counted = {exercise.name for exercise in counting}
     names = [*sorted(counted), *sorted(set(there) - counted)]
-    mine = {(entry.student, entry.exercise.name): entry for entry in entries}
+    people = _people(entries, unknown)
+    mine = {(people[entry.student], entry.exercise.name): entry for entry in entries}
     out_of = sum(exercise.core for exercise in counting)
     lines = []
-    everybody = {entry.student for entry in entries} | {student for student, *_ in unknown}
-    for student in sorted(everybody, key=str.casefold):
+    for student in sorted(set(people.values()), key=_alphabetical):
         theirs = [mine.get((student, name)) for name in names]
         count = [entry for entry in theirs if entry and entry.exercise.name in counted]
         total = sum(entry.total for entry in count)
         unfinished = sum(entry.status != "graded" for entry in count)
-        unfinished += sum(student == name for name, *_ in unknown)
+        unfinished += sum(people[name] == student for name, *_ in unknown)
         shown = [_in_overview(entry) for entry in theirs]
         lines.append(
             (

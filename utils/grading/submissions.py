@@ -25,6 +25,9 @@ FRESH = "ask for the notebook again, made from a fresh copy of the exercise"
 
 
 AGAIN = "Copy your answers into a fresh copy of the exercise, and hand in that file."
+NOTEBOOK = re.compile(r"\.ipynb(\.txt|\.json)?$", re.I)  # some browsers add an ending of their own
+# what may lie beside a notebook without being an answer
+BESIDE = {".png", ".jpg", ".jpeg", ".gif", ".mp4", ".avi", ".mkv", ".mov", ".webm", ".csv", ".npy", ".npz", ".pt", ".safetensors", ".pyc"}  # fmt: skip
 
 
 class Refused(Exception):
@@ -47,6 +50,11 @@ class Task:
     points: float
     by_hand: bool
 
+    @property
+    def stretch(self):
+        """Whether it is a bonus."""
+        return "Stretch" in self.title
+
 
 @dataclass(frozen=True)
 class Exercise:
@@ -65,7 +73,7 @@ class Exercise:
     @property
     def core(self):
         """Its points without the stretch task."""
-        return sum(task.points for task in self.tasks if "Stretch" not in task.title)
+        return sum(task.points for task in self.tasks if not task.stretch)
 
 
 @dataclass
@@ -110,7 +118,8 @@ def read_exercise(name):
 def handed_in(folder):
     """(student, file) pairs, sorted: FOLDER/STUDENT/**/*.ipynb and FOLDER/STUDENT.ipynb.
 
-    A student's folder without a notebook stands with one of the files it has instead, or itself.
+    Other files in a student's folder that may have been meant as answers are there, too, to be refused. A
+    folder without a notebook stands with one of the files it has instead, or itself.
     """
     found, without = [], []
     for entry in sorted(Path(folder).iterdir()):
@@ -120,18 +129,19 @@ def handed_in(folder):
             files = [
                 path for path in sorted(entry.rglob("*")) if path.is_file() and _wanted(path, entry)
             ]
-            notebooks = [path for path in files if path.suffix == ".ipynb"]
+            notebooks = [path for path in files if NOTEBOOK.search(path.name)]
+            others = [path for path in files if path not in notebooks and path.suffix.lower() not in BESIDE]  # fmt: skip
             student = unicodedata.normalize("NFC", entry.name)
-            found += [(student, path) for path in notebooks]
+            found += [(student, path) for path in notebooks + others if notebooks]
             without += [] if notebooks else [(student, files[0] if files else entry)]
         else:
-            found.append((unicodedata.normalize("NFC", entry.name.removesuffix(".ipynb")), entry))
+            found.append((unicodedata.normalize("NFC", NOTEBOOK.sub("", entry.name)), entry))
     return sorted(found + without)
 
 
 def _wanted(path, student):
     parts = path.relative_to(student).parts
-    return not any(part.startswith((".", "__MACOSX")) for part in parts)
+    return not any(part.startswith((".", "__MACOSX", "__pycache__")) for part in parts)
 
 
 # What does it hold? --------------------------------------------------------------------------------
@@ -143,9 +153,9 @@ def read_cells(path):
     Refused for what is no notebook. Nothing else of the file is used: outputs are made again, and
     tags can tell the grader to skip a cell.
     """
-    if path.suffix != ".ipynb":
+    if not NOTEBOOK.search(path.name):
         what = "an empty folder" if path.is_dir() else f"a {path.suffix or 'nameless kind of'} file"
-        raise Refused(f"{what}, not a notebook", "ask for the .ipynb file")
+        raise Refused(f"{what}, not a notebook", "if it was meant as an answer, ask for the .ipynb file")  # fmt: skip
     if path.is_symlink():
         raise Refused("a link to somewhere else, not a file", "ask for the .ipynb file")
     if path.stat().st_size > LARGEST:
@@ -213,27 +223,33 @@ def _same(one, other):
 
 def _marked_again(cells, known):
     """The exercise and ids of a file without markers, if each given cell is there, in the given order."""
-    most = 0
+    most, nearest = 0, None
     for exercise in known:
         given = exercise.notebook.cells
         same = sum((Counter(tuple(cell["source"].split()) for cell in cells) & Counter(
             tuple(cell.source.split()) for cell in given if cell.source.strip())).values())  # fmt: skip
-        most = max(most, same if same >= len(given) / 4 else 0)
-        ids = _aligned(cells, given)
-        if ids is not None:
-            return exercise, ids
-    if most:
-        raise Refused(
-            f"nbgrader's markers are gone, and it is not certain which cells are the answers ({most} "
-            "given cells are unchanged)", FRESH, AGAIN)  # fmt: skip
+        try:
+            return exercise, _aligned(cells, given)
+        except Uncertain as doubt:
+            if same >= len(given) / 4 and same > most:
+                most, nearest = same, Refused(
+                    f"nbgrader's markers are gone, and it is not certain which cells are the answers: {doubt}",
+                    FRESH, AGAIN)  # fmt: skip
+                nearest.exercise = exercise
+    if nearest:
+        raise nearest
     raise Refused(
         "not one of the course's exercises: it has none of their cells",
         "ask for the exercise's notebook",
     )
 
 
+class Uncertain(Exception):
+    """It would take a guess to say which cell of a file is which; the text says where."""
+
+
 def _aligned(cells, given):
-    """nbgrader's id of each cell, None for the student's own; None where that would take a guess.
+    """nbgrader's id of each cell, None for the student's own; Uncertain where that would take a guess.
 
     Given cells are found by their text, in order. An answer lies between the given cells around it:
     it is the only cell of its kind there, or the only one that defines what the stub defines.
@@ -242,14 +258,15 @@ def _aligned(cells, given):
     for original in [*given, None]:
         if original is not None and marks(original).get("solution"):
             if answer is not None:
-                return None
+                raise Uncertain("two answers stand side by side")
             answer = original
             continue
         found = len(cells) if original is None else next(
             (n for n in range(place, len(cells)) if cells[n]["cell_type"] == original.cell_type
              and _same(cells[n]["source"], original.source)), None)  # fmt: skip
         if found is None:
-            return None
+            name = marks(original).get("grade_id") or repr(original.source.strip()[:40])
+            raise Uncertain(f"the given cell {name} was changed or deleted")
         if answer is not None:
             near = [n for n in range(place, found) if cells[n]["cell_type"] == answer.cell_type]
             if len(near) != 1:
@@ -258,7 +275,8 @@ def _aligned(cells, given):
                     near = [n for n in near[:1] if _same(cells[n]["source"], answer.source)]
                 near = [n for n in near if _defined(answer.source) <= _defined(cells[n]["source"])]
             if len(near) != 1:
-                return None
+                name = marks(answer)["grade_id"]
+                raise Uncertain(f"{len(near) or 'no'} cells could be the answer {name}")
             ids[near[0]], answer = marks(answer)["grade_id"], None
         if original is not None:
             ids[found], place = marks(original).get("grade_id"), found + 1

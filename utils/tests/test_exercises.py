@@ -203,7 +203,19 @@ def test_a_students_copy_holds_no_solution(tmp_path):
     copy = student_copy(tmp_path / "class")
     names = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
     assert {release(name).relative_to(ROOT).as_posix() for name in NAMES} <= names
-    assert not [name for name in names if "exercises/source" in name or "tests/answers" in name]
+    private = (
+        "exercises/source",
+        "tests/answers",
+        "utils/grading",
+        "test_grading",
+        "test_exercises",
+    )
+    assert not [name for name in names if any(part in name for part in private)]
+    readme = (copy / "README.md").read_text(encoding="utf-8")
+    assert "instructor" not in readme and "[grading]" not in readme
+    assert "more tests than you see" in (copy / "notebooks" / "exercises" / "README.md").read_text(encoding="utf-8")  # fmt: skip
+    for link in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (copy / link).exists(), link
     assert not (copy / ".git").exists()
     for path in (copy / "notebooks" / "exercises").rglob("*.*"):
         text = path.read_text(encoding="utf-8") if path.suffix in (".ipynb", ".md") else ""
@@ -215,6 +227,8 @@ def test_a_students_copy_holds_no_solution(tmp_path):
     command = [sys.executable, "-m", "utils.course", "release"]
     run = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     assert run.returncode == 1 and "no solutions here" in run.stderr
+    run = subprocess.run([*command[:-1], "grade", copy], cwd=copy, capture_output=True, text=True)
+    assert run.returncode == 1 and "run it in your private copy" in run.stderr
 
 
 @pytest.fixture
@@ -385,6 +399,9 @@ def test_published_solutions_hold_answers_and_no_hidden_test(tmp_path):
     assert [path.name for path in written] == ["02_attention_solutions.ipynb", "11_training_solutions.ipynb"]  # fmt: skip
     for path, name in zip(written, ("02_attention", "11_training")):
         text = path.read_text(encoding="utf-8")
+        head = read(path).cells[0].source
+        assert head.startswith(f"# {name[:2]} · Solutions: ") and "Colab" not in head
+        assert f"/blob/main/notebooks/{name}.ipynb)" in head and "](../" not in text
         for word in ("HIDDEN TESTS", "BEGIN SOLUTION", "END SOLUTION", "Mark scheme"):
             assert word in source(name).read_text(encoding="utf-8") and word not in text
         for task in tasks(read(source(name))):

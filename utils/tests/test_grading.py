@@ -403,7 +403,8 @@ def test_notes_say_what_was_done(table, student, note):
 def test_what_could_not_be_graded_is_listed_with_a_reason(graded, table):
     listed = {row["student"]: row for row in rows(graded.out / "not_graded.csv")}
     reasons = {
-        "stripped and cut": "markers are gone, and it is not certain which cells are the answers",
+        "stripped and cut": "markers are gone, and it is not certain which cells are the answers: "
+        "the given cell 02-attend-check was changed or deleted",
         "quarrel": "the cell 02-attend is there 2 times, with different content",
         "two": "2 different files for this exercise: a.ipynb, b.ipynb",
         "another course": "not one of the course's exercises",
@@ -415,10 +416,13 @@ def test_what_could_not_be_graded_is_listed_with_a_reason(graded, table):
         assert reason in listed[student]["reason"] and listed[student]["what to do"]
         assert listed[student]["reason"] in graded.printed
     assert listed["paper"]["file"] == str(Path("paper", "report.pdf"))
-    for student in ("quarrel", "two"):
+    for student in ("quarrel", "two", "stripped and cut"):
         assert table[student]["status"] == "not graded" and not table[student]["total"]
         assert reasons[student] in table[student]["notes"]
-    assert set(table) == {*graded.students, "quarrel", "two"}
+    assert listed["paper"]["what to do"] == "if it was meant as an answer, ask for the .ipynb file"
+    refused = {"quarrel", "two", "stripped and cut"}  # it is known which exercise these are
+    assert set(table) == {*graded.students, *refused}
+    assert f">Why: {listed['stripped and cut']['reason']}.<".replace("'", "&#x27;") in feedback(graded.out, "stripped and cut")  # fmt: skip
 
 
 def test_one_line_a_student_and_a_short_table(graded):
@@ -426,7 +430,7 @@ def test_one_line_a_student_and_a_short_table(graded):
     line = rf"^thief +{NAME} +{automatic:g} of {sum(POINTS.values()):g}   1 to be graded by hand$"
     assert re.search(line, graded.printed, re.M), graded.printed
     assert re.search(r"^exercise +graded +waiting +not graded +mean$", graded.printed, re.M)
-    assert re.search(rf"^{NAME} +\d+ +\d+ +2 +[\d.]+$", graded.printed, re.M)
+    assert re.search(rf"^{NAME} +\d+ +\d+ +3 +[\d.]+$", graded.printed, re.M)
     assert str(graded.out) in graded.printed.splitlines()[-1]
 
 
@@ -600,7 +604,39 @@ def test_the_overview_counts_what_was_assigned_without_stretch_tasks():
         exercises.named(["02_x"])
 
 
+def test_moodle_gives_a_person_another_number_in_each_assignment():
+    run = SimpleNamespace(points={task.graded: 1.0 for task in EXERCISE.tasks})
+    tokens = read_exercise("01_video_to_tokens")
+    other = SimpleNamespace(points={task.graded: 1.0 for task in tokens.tasks})
+    moodle = "{}_{}_assignsubmission_file".format
+
+    def overview(*handed, unknown=()):
+        entries = [reports.Entry(name, of, Path("x"), run=run if of is EXERCISE else other) for name, of in handed]  # fmt: skip
+        table = reports._overview(entries, None, unknown).removeprefix("\ufeff")
+        return {row["student"]: row for row in csv.DictReader(io.StringIO(table))}
+
+    ada, again = moodle("Ada", 123), moodle("Ada", 456)
+    (row,) = overview((ada, EXERCISE), (again, tokens)).values()
+    assert row["student"] == "Ada" and row[NAME] and row["01_video_to_tokens"]
+    assert row["total"] == f"{len(EXERCISE.tasks) + len(tokens.tasks)}"
+    lost = [(again, Path("x"), Refused("why", "what to do"))]
+    assert overview((ada, EXERCISE), unknown=lost)["Ada"]["waiting or not graded"] == "1"
+    # two people of one name in one class stay two
+    assert list(overview((ada, EXERCISE), (again, EXERCISE), ("Çağla", EXERCISE), ("Dora", EXERCISE))) == [ada, again, "Çağla", "Dora"]  # fmt: skip
+
+
 # The feedback pages ----------------------------------------------------------------------------------
+
+
+def test_the_headline_counts_the_stretch_task_apart():
+    task = next(task for task in EXERCISE.tasks if task.stretch)
+    points = {one.graded: 0.0 if one.name == "attend" else one.points for one in EXERCISE.tasks}
+    entry = reports.Entry("ada", EXERCISE, Path("x"), run=SimpleNamespace(points=points))
+    core = EXERCISE.core
+    assert entry.stretch == task.points and entry.out_of == core + task.points
+    assert reports.headline(entry) == f"{core - POINTS['attend']:g} of {core:g} points, and on top {task.points:g} of {task.points:g} for the stretch task"  # fmt: skip
+    entry.run.points[next(one.graded for one in EXERCISE.tasks if one.by_hand)] = None
+    assert " points so far, and on top " in reports.headline(entry)
 
 
 def feedback(out, student):
@@ -617,6 +653,7 @@ def feedback(out, student):
             "wrong": ">divide the scores by √d before the softmax",
             "half": f">{feedback_page.HIDDEN_ONLY}: ",
             "loop": ">took longer than 5 s<",
+            "twins": "✓ passed",
             "hog": "your answer stopped the grader: it needed more than 2 GB of memory",
             "killer": "your answer stopped the grader: it ended the Python that ran it",
             "syntax": "SyntaxError: invalid syntax",
@@ -632,7 +669,7 @@ def test_pages_say_what_became_of_a_task(graded, student, said):
 
 def test_pages_show_the_answers_but_neither_hidden_tests_nor_replacements(graded):
     pages = sorted((graded.out / NAME / "feedback").glob("*.html"))
-    assert len(pages) == len(graded.students) + 2
+    assert len(pages) == len(graded.students) + 3
     hidden = re.findall(r"BEGIN HIDDEN TESTS\n(.*?)### END", "\n".join(GIVEN.values()), re.S)
     lines = {line.strip() for part in hidden for line in part.splitlines() if "checks." in line}
     assert lines
@@ -859,8 +896,10 @@ def test_answers_are_found_between_own_cells_when_the_markers_are_gone(tmp_path)
     twice = filled()
     place = twice.cells.index(cell_of(twice, "02-attend"))
     twice.cells.insert(place, copy.deepcopy(twice.cells[place]))  # two that could be the answer
-    with pytest.raises(Refused, match="not certain which cells"):
+    doubt = "not certain which cells are the answers: 2 cells could be the answer 02-attend"
+    with pytest.raises(Refused, match=doubt) as caught:
         check(tmp_path, stripped(twice))
+    assert caught.value.exercise.name == NAME  # so its student gets a page that says so
 
 
 @pytest.mark.parametrize(
@@ -893,15 +932,25 @@ def test_a_link_is_not_followed(tmp_path):
 
 
 def test_whose_files_they_are(tmp_path):
-    for name in ("b/x.ipynb", "b/.ipynb_checkpoints/x.ipynb", "b/deep/er/y.ipynb", "b/notes.txt", "c.ipynb",
-                 "d/report.pdf", ".DS_Store", "__MACOSX/b/x.ipynb", "e.zip"):  # fmt: skip
+    for name in ("b/x.ipynb", "b/.ipynb_checkpoints/x.ipynb", "b/deep/er/y.ipynb", "b/07.py", "b/me.png", "c.ipynb",
+                 "d/report.pdf", ".DS_Store", "__MACOSX/b/x.ipynb", "e.zip", "g.ipynb.txt", "h/i.ipynb.json"):  # fmt: skip
         write(tmp_path / name, "{}")
     (tmp_path / "f").mkdir()
     found = [
         (student, path.relative_to(tmp_path).as_posix()) for student, path in handed_in(tmp_path)
     ]
-    assert found == [("b", "b/deep/er/y.ipynb"), ("b", "b/x.ipynb"), ("c", "c.ipynb"), ("d", "d/report.pdf"),
-                     ("e.zip", "e.zip"), ("f", "f")]  # fmt: skip
+    assert found == [("b", "b/07.py"), ("b", "b/deep/er/y.ipynb"), ("b", "b/x.ipynb"), ("c", "c.ipynb"), ("d", "d/report.pdf"),
+                     ("e.zip", "e.zip"), ("f", "f"), ("g", "g.ipynb.txt"), ("h", "h/i.ipynb.json")]  # fmt: skip
+
+
+def test_a_notebook_whose_name_a_browser_made_longer_is_one(tmp_path):
+    path = tmp_path / "ada" / "02.ipynb.txt"
+    write(path, filled())
+    assert check_file(path, [EXERCISE]).exercise is EXERCISE
+    write(tmp_path / "ada" / "07.py", "print(1)")
+    (_, script), _ = handed_in(tmp_path)
+    with pytest.raises(Refused, match="a .py file, not a notebook"):
+        check_file(script, [EXERCISE])
 
 
 # What cannot work is said at once ---------------------------------------------------------------------
