@@ -948,7 +948,7 @@ def test_a_notebook_whose_name_a_browser_made_longer_is_one(tmp_path):
     write(path, filled())
     assert check_file(path, [EXERCISE]).exercise is EXERCISE
     write(tmp_path / "ada" / "07.py", "print(1)")
-    (_, script), _ = handed_in(tmp_path)
+    script = next(found for _, found in handed_in(tmp_path) if found.suffix == ".py")
     with pytest.raises(Refused, match="a .py file, not a notebook"):
         check_file(script, [EXERCISE])
 
