@@ -102,13 +102,16 @@ def explained(hint, *kinds):
 @contextmanager
 def borrowed(function, **right):
     """Inside, `function` finds these in its notebook instead of the learner's own functions of these names,
-    so that a mistake in an earlier task costs its points only once."""
-    own = {name: function.__globals__[name] for name in right if name in function.__globals__}
-    function.__globals__.update({name: right[name] for name in own})
+    so that a mistake in an earlier task (or none of it) costs its points only once."""
+    names = function.__globals__
+    own = {name: names[name] for name in right if name in names}
+    names.update(right)
     try:
         yield
     finally:
-        function.__globals__.update(own)
+        for name in right:
+            del names[name]
+        names.update(own)
 
 
 def untouched(function, *given, **named):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from utils.checks.diagnose import (
+    borrowed,
     check_answers,
     diagnose,
     explained,
@@ -148,3 +149,19 @@ def test_an_error_is_explained_and_what_is_not_written_stays_so():
 def test_a_secret_result_is_not_told():
     with pytest.raises(AssertionError, match="^the share: 0.5 is not right. Count again$"):
         diagnose(0.5, 0.25, {}, "the share", "count again", secret=True)
+
+
+@pytest.mark.parametrize("before", ["def helper(): return 'wrong'", ""])
+def test_a_mistake_in_an_earlier_task_costs_once(before):
+    """Also where that task's function was never defined; afterwards all is as it was."""
+    notebook = {}
+    exec(f"{before}\ndef later(): return helper()", notebook)
+    names = set(notebook)
+    with borrowed(notebook["later"], helper=lambda: "right"):
+        assert notebook["later"]() == "right"
+    assert set(notebook) == names
+    if before:
+        assert notebook["later"]() == "wrong"
+    with pytest.raises(KeyError), borrowed(notebook["later"], helper=dict):
+        raise KeyError
+    assert set(notebook) == names

@@ -231,6 +231,16 @@ def test_a_students_copy_holds_no_solution(tmp_path):
     assert run.returncode == 1 and "run it in your private copy" in run.stderr
 
 
+@pytest.mark.slow
+def test_a_students_copy_passes_its_own_tests(tmp_path):
+    """Those that read notebooks, pages and the rooms of utils; the others cannot tell the difference."""
+    copy = student_copy(tmp_path / "class")
+    files = [f"utils/tests/test_{name}.py" for name in ("course", "house", "lessons", "numbers", "slides")]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files]
+    run = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:]
+
+
 @pytest.fixture
 def copied(tmp_path):
     """A students' copy with a history, a file of the instructor's, and one the course no longer has."""

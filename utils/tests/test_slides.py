@@ -115,6 +115,8 @@ def test_the_whole_prose_reaches_the_speaker(path):
 
 
 def test_the_instructors_page_says_how_many_slides_there_are():
+    if not (NOTEBOOKS / "exercises" / "source").is_dir():
+        pytest.skip("a students' copy, without the instructor's page")
     counts = [len(slides.slides(read(path))) for path in lessons()]
     page = (NOTEBOOKS / "exercises" / "README.md").read_text(encoding="utf-8")
     assert f"a lecture of {min(counts)} to {max(counts)} slides" in page
