@@ -19,7 +19,7 @@ def check_spread_by_hand(by_hand):
             (10**0.5 + 2**0.5 + 2) / (6 + 5**0.5),
         "one ratio for all tokens together, not the mean of a ratio for each": (2 * 0.4**0.5 + 2) / 3,
     }  # fmt: skip
-    diagnose(by_hand(), (16 / 31) ** 0.5, wrong, "the spread", "the mean token is (2, 1)", 0.003, secret=True)  # fmt: skip
+    diagnose(by_hand(), (16 / 31) ** 0.5, wrong, "the spread", "the mean token is (2, 1)", 0.006, secret=True)  # fmt: skip
 
 
 def check_spread(spread, seed=0):

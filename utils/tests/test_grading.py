@@ -20,7 +20,7 @@ import nbformat
 import pytest
 import torch
 from bs4 import BeautifulSoup
-from nbformat.v4 import new_code_cell, new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from utils import checks, grading
 from utils.course import exercises
@@ -681,6 +681,18 @@ def test_pages_show_the_answers_but_neither_hidden_tests_nor_replacements(graded
     for student in stopped.keys() & set(graded.students):
         text = re.sub(r"<[^>]*>", "", feedback(graded.out, student))
         assert stopped[student] in text and "raise RuntimeError" not in text
+
+
+def test_an_endless_loop_in_a_cell_of_their_own_is_noted():
+    notebook = filled()
+    slow_one = new_code_cell("while True: pass")
+    slow_one.outputs = [new_output("error", ename="CellTimeoutError", evalue="", traceback=[])]
+    notebook.cells.append(slow_one)
+    run = SimpleNamespace(points={}, notes=[], stopped={}, notebook=notebook)
+    entry = reports.Entry("ada", EXERCISE, Path("x"), run=run, refused=None)
+    run.points = {task.graded: task.points for task in EXERCISE.tasks}
+    limits = SimpleNamespace(seconds=5, minutes=1, memory=2)
+    assert reports._notes(entry, limits) == [f"cell {len(notebook.cells)}, their own, took longer than 5 s"]  # fmt: skip
 
 
 def test_formulas_are_drawn_and_code_stays_code():
