@@ -197,8 +197,7 @@ is wrong. When you are done, choose *Restart kernel and run all cells*, download
 
 Your notebook will be run again from top to bottom, with more tests than you see: a cell has a minute, a notebook
 ten minutes and 4 GB, and neither the network nor other files can be reached. (Your instructor may have set other
-limits.) What the checks compare with can be read in `utils/checks`; whoever does has learned to read, and not yet
-what the exercise is about.
+limits.) What the checks compare with can be read in `utils/checks`: keep it for after your own attempt.
 """
 
 
@@ -275,13 +274,18 @@ def publish_solutions(folder, names=None):
     folder, written = Path(folder), []
     for name in named(names) or exercises():
         notebook = nbformat.read(source(name), as_version=4)
-        badge = BADGE.search(notebook.cells[0].source)
-        web = f"https://github.com/{badge['repository']}/blob/main/notebooks/"
+        head = notebook.cells[0]
+        badge = BADGE.search(head.source)
         for cell in notebook.cells:
             cell.source = MARKING.sub("", visible(cell.source)).rstrip("\n")
-            cell.source = cell.source.replace("](../../../", f"]({web}")
-        head = BADGE.sub("", notebook.cells[0].source)
-        notebook.cells[0].source = head.replace("Exercises:", "Solutions:", 1)
+            if badge:
+                web = f"https://github.com/{badge['repository']}/blob/main/notebooks/"
+                cell.source = cell.source.replace("](../../../", f"]({web}")
+        head.source = BADGE.sub("", head.source).replace("Exercises:", "Solutions:", 1)
+        told = (
+            "One right answer to each task, with the check that passes it; others are right, too."
+        )
+        head.source = re.sub(r"^Write where it says .*", told, head.source, flags=re.M)
         path = folder / f"{name}_solutions.ipynb"
         write_text(path, nbformat.writes(notebook) + "\n")
         written.append(path)

@@ -411,6 +411,7 @@ def test_published_solutions_hold_answers_and_no_hidden_test(tmp_path):
         text = path.read_text(encoding="utf-8")
         head = read(path).cells[0].source
         assert head.startswith(f"# {name[:2]} · Solutions: ") and "Colab" not in head
+        assert "One right answer to each task" in head and "hand in" not in head
         assert f"/blob/main/notebooks/{name}.ipynb)" in head and "](../" not in text
         for word in ("HIDDEN TESTS", "BEGIN SOLUTION", "END SOLUTION", "Mark scheme"):
             assert word in source(name).read_text(encoding="utf-8") and word not in text
